@@ -1,0 +1,1 @@
+"""The agent on the phone: plans, loads and runs shards, and answers local HTTP calls. Never imports host."""

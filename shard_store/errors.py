@@ -7,7 +7,7 @@
     ├── PlanError          a plan that this store or device cannot run
     │   └── BudgetError    a memory budget too small for the plan
     ├── RequestError       a request that is malformed or too long
-    ├── RuntimeFault       the TFLite runtime is missing or refused a call
+    ├── ExecutorError      the TFLite runtime is missing or refused a call
     └── DeviceError        a device that cannot be reached or written
 
 The message of each is one line: what is wrong, which value, what to do.
@@ -42,7 +42,7 @@ class RequestError(StiError):
     """A request is malformed, empty or over-long."""
 
 
-class RuntimeFault(StiError):
+class ExecutorError(StiError):
     """The TFLite runtime is missing or refused a call."""
 
 
