@@ -1,0 +1,99 @@
+"""Where the sections of one shard's payload lie (docs/format.md, "Shard payload")."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from shard_store.bitpack import CODE_PLANES
+from shard_store.errors import FormatError
+from shard_store.geometry import BITWIDTHS, EXACT_BITWIDTH, Cut, Geometry, SliceMatrix
+
+ALIGNMENT = 64
+HEADER_BYTES = 16
+MAX_SHARD_WEIGHTS = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A range of bytes of the payload."""
+
+    offset: int
+    nbytes: int
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte behind the section."""
+        return self.offset + self.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLayout:
+    """Sections of a payload, all but the outliers, which come last and whose number the header gives.
+
+    row_features: rows of the row-cut matrices together; first_rows: where each matrix's rows start among them (-1 for
+    column-cut ones); first_weights: where each matrix starts when the six are counted as one flat array of weights.
+    """
+
+    bitwidth: int
+    matrices: tuple[SliceMatrix, ...]
+    row_features: int
+    first_rows: tuple[int, ...]
+    first_weights: tuple[int, ...]
+    biases: Section
+    scales: Section
+    codebooks: Section
+    weights: tuple[Section, ...]
+    outliers: int
+
+    @property
+    def size(self) -> int:
+        """Number of weights of the shard."""
+        return self.first_weights[-1] + self.matrices[-1].size
+
+    @property
+    def has_outliers(self) -> bool:
+        """Whether this bitwidth stores outliers apart."""
+        return self.codebooks.nbytes > 0
+
+    def payload_bytes(self, outliers: int) -> int:
+        """Length of a payload with this many outliers."""
+        return self.outliers + 5 * outliers if outliers else self.weights[-1].end
+
+
+def align(offset: int, alignment: int = ALIGNMENT) -> int:
+    """The next multiple of the alignment at or behind the offset."""
+    return -(-offset // alignment) * alignment
+
+
+def matrix_bytes(matrix: SliceMatrix, bitwidth: int) -> int:
+    """Bytes of one slice matrix's weights, without scales, codebook and outliers."""
+    return matrix.size * bitwidth // 8
+
+
+@lru_cache(maxsize=64)
+def shard_layout(geometry: Geometry, bitwidth: int) -> ShardLayout:
+    """The layout of every shard of this geometry and bitwidth. Raises FormatError for sizes beyond the limits."""
+    if bitwidth not in BITWIDTHS:
+        raise FormatError(f"shard: bitwidth is {bitwidth}, must be one of {BITWIDTHS}")
+    matrices = geometry.slice_matrices
+    first_rows, first_weights = [], []
+    rows = size = 0
+    for matrix in matrices:
+        first_rows.append(rows if matrix.cut is Cut.ROWS else -1)
+        first_weights.append(size)
+        rows += matrix.rows if matrix.cut is Cut.ROWS else 0
+        size += matrix.size
+    if size > MAX_SHARD_WEIGHTS:
+        raise FormatError(f"shard: {size} weights per slice, the format allows {MAX_SHARD_WEIGHTS}; use more slices")
+    biases = Section(align(HEADER_BYTES), 4 * rows)
+    scales = Section(align(biases.end), 0 if bitwidth == EXACT_BITWIDTH else 4 * rows)
+    codebook_bytes = CODE_PLANES[bitwidth].levels if bitwidth in CODE_PLANES else 0
+    codebooks = Section(align(scales.end), len(matrices) * codebook_bytes)
+    weights: list[Section] = []
+    end = codebooks.end
+    for matrix in matrices:
+        weights.append(Section(align(end), matrix_bytes(matrix, bitwidth)))
+        end = weights[-1].end
+    return ShardLayout(
+        bitwidth, matrices, rows, tuple(first_rows), tuple(first_weights), biases, scales, codebooks, tuple(weights),
+        outliers=align(end),
+    )  # fmt: skip
