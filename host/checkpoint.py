@@ -22,7 +22,7 @@ from host.sentence_pooling import SentencePooling, read_sentence_pooling
 from host.tokenizer_file import read_max_tokens, read_tokenizer
 from host.weight_files import WeightFiles, open_weights
 from host.weights import LayerNorm, LayerWeights, Linear, TableArray, Tables
-from shard_store.errors import CheckpointError, FormatError
+from shard_store.errors import CheckpointError
 from shard_store.geometry import Geometry
 
 
@@ -50,16 +50,7 @@ class Checkpoint:
         Raises:
             FormatError: heads or FFN neurons do not divide evenly among the slices.
         """
-        config = self.config
-        return Geometry(
-            layers=config.layers,
-            hidden=config.hidden,
-            heads=config.heads,
-            ffn=config.ffn,
-            slices=config.heads if slices is None else slices,
-            activation=config.activation,
-            norm_eps=config.layer_norm_eps,
-        )
+        return self.config.geometry(self.config.heads if slices is None else slices)
 
     def layer(self, index: int) -> LayerWeights:
         """Read one layer.
@@ -125,7 +116,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     files = open_weights(folder, family.prefix)
     files.check(family.shapes(config, kind), UNUSED)
     sentence = read_sentence_pooling(folder) if kind is HeadKind.EMBEDDING else SentencePooling()
-    checkpoint = Checkpoint(
+    return Checkpoint(
         folder=folder,
         config=config,
         layout=family,
@@ -135,11 +126,6 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
         position_offset=offset,
         max_tokens=_max_tokens(folder, config.max_position_embeddings - offset, sentence),
     )
-    try:
-        checkpoint.geometry(slices=1)
-    except FormatError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    return checkpoint
 
 
 def _read_head(

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter
 
 from host.json_file import read_json
-from shard_store.errors import CheckpointError
-from shard_store.geometry import Activation
+from shard_store.errors import CheckpointError, FormatError
+from shard_store.geometry import Activation, Geometry
 
 # transformers' names; gelu_fast is the tanh form written differently
 ACTIVATIONS = {
@@ -75,6 +75,22 @@ class EncoderConfig(BaseModel):
             return tuple(f"LABEL_{index}" for index in range(self.num_labels))
         return tuple(self.id2label[index] for index in range(len(self.id2label)))
 
+    def geometry(self, slices: int) -> Geometry:
+        """The body cut in that many slices per layer.
+
+        Raises:
+            FormatError: a size is out of range, or does not divide evenly.
+        """
+        return Geometry(
+            layers=self.layers,
+            hidden=self.hidden,
+            heads=self.heads,
+            ffn=self.ffn,
+            slices=slices,
+            activation=self.activation,
+            norm_eps=self.layer_norm_eps,
+        )
+
     def unsupported(self) -> str | None:
         """The first option that would make the outputs silently wrong, as 'key is value, must be ...'; None if none."""
         if self.position_embedding_type != "absolute":
@@ -103,11 +119,15 @@ def read_config(folder: Path) -> EncoderConfig:
     """Read and check config.json.
 
     Raises:
-        CheckpointError: missing, malformed, or with an option that is not supported.
+        CheckpointError: missing, malformed, or with a size or an option that is not supported.
     """
     path = folder / "config.json"
     config = read_json(path, TypeAdapter(EncoderConfig))
     problem = config.unsupported()
     if problem is not None:
         raise CheckpointError(f"{path}: {problem}")
+    try:
+        config.geometry(slices=1)
+    except FormatError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return config

@@ -25,6 +25,8 @@ def model(tmp_path: Path) -> Path:
         ({"hidden_size": ...}, "hidden_size: Field required"),
         ({"hidden_size": 0}, "hidden_size: Input should be greater than 0"),
         ({"num_hidden_layers": "many"}, "num_hidden_layers: Input should be a valid integer"),
+        ({"num_attention_heads": 5}, "geometry: hidden 32 is not a multiple of heads 5"),
+        ({"num_hidden_layers": 10**9}, "geometry: layers is 1000000000, must be 1 to 1024"),
         ({"architectures": []}, "architectures: "),
         ({"architectures": ...}, "architectures: Field required"),
         ({"classifier_pooling": "max"}, "classifier_pooling: Input should be 'cls' or 'mean'"),
