@@ -1,0 +1,190 @@
+"""One model, ready to answer: tokenise, embed, run the pipeline, apply the head, report what ran."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.executor import Activations, ConstantExecutor
+from device_agent.head import apply_head
+from device_agent.litert import Runtime
+from device_agent.loading import LayerSource
+from device_agent.memory import (
+    Footprint, Ledger, default_budget_bytes, fit_residency, layer_footprint, process_memory, restart_peak,
+)  # fmt: skip
+from device_agent.phases import PhaseTimes
+from device_agent.pipeline import Pass, Pipeline
+from device_agent.plan import Plan, default_bitwidth, uniform_plan
+from device_agent.text import Text, TextEncoder, Tokens
+from shard_store.errors import RequestError
+from shard_store.manifest import Manifest
+from shard_store.reader import ShardReader, Store
+
+BATCH_TEXTS = 16  # texts that share one pass over the layers: one load serves them all
+MAX_TEXTS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine runs. A budget of None takes a quarter of the memory that is available at the start."""
+
+    budget_bytes: int | None = None
+    threads: int = 1
+    loading_agents: int = 1
+    layers_in_flight: int = 2
+    direct: bool | None = None  # read past the page cache; None: where the file system can
+    throttle_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What ran for one answer."""
+
+    layers: int
+    slices: int
+    bits: tuple[int, ...]
+    resident_layers: int
+    tokens: int
+    sequences: tuple[int, ...]
+    passes: int
+    times: PhaseTimes
+    budget_bytes: int
+    model_peak_bytes: int
+    process_peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One output per input: an embedding (features,), logits (labels,) or (tokens, labels)."""
+
+    outputs: tuple[npt.NDArray[np.float32], ...]
+    tokens: tuple[Tokens, ...]
+    report: RunReport
+
+
+def _never() -> bool:
+    return False
+
+
+class Engine:
+    """Answers with one store's model. Thread-safe: one answer at a time."""
+
+    def __init__(self, store_path: Path, options: EngineOptions | None = None) -> None:
+        self.options = options or EngineOptions()
+        self.store = Store.open(store_path)
+        self.budget_bytes = self.options.budget_bytes or default_budget_bytes()
+        self.ledger = Ledger()
+        self._lock = Lock()
+        self._runtime = Runtime(self.options.threads)
+        reader = ShardReader(self.store, self.options.direct, self.options.throttle_bytes_per_s)
+        self._source = LayerSource(self.store, reader, ConstantExecutor(self._runtime))
+        self._tensors = self._source.resident_tensors
+        self._encoder = TextEncoder(self.store, self._tensors)
+        self._pipeline = Pipeline(self._source, self.ledger)
+        self._fixed_bytes = sum(tensor.nbytes for tensor in self._tensors.values())
+        self.ledger.add(self._fixed_bytes)
+        self._fit = lru_cache(64)(self._fit_uncached)
+        self.default_plan = self.uniform_plan()
+        self._fit(self.default_plan, max(self.manifest.sequences), 1)  # refuse now what could never run
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the store holds."""
+        return self.store.manifest
+
+    def uniform_plan(self, bits: int | None = None, layers: int | None = None, slices: int | None = None) -> Plan:
+        """A plan at one bitwidth, by default the whole model at the best lossless one. Raises PlanError."""
+        return uniform_plan(
+            self.manifest, default_bitwidth(self.manifest) if bits is None else bits, layers, slices,
+            self.options.loading_agents, self.options.layers_in_flight,
+        )  # fmt: skip
+
+    def answer(
+        self, inputs: Sequence[Text], plan: Plan | None = None, *,
+        truncate: bool = False, cancelled: Callable[[], bool] = _never,
+    ) -> Answer:  # fmt: skip
+        """Answer a batch. Raises RequestError, PlanError, FormatError or Cancelled; the engine stays usable."""
+        if not 1 <= len(inputs) <= MAX_TEXTS:
+            raise RequestError(f"{len(inputs)} inputs, must be 1 to {MAX_TEXTS}")
+        plan = plan or self.default_plan
+        plan.check(self.manifest)
+        with self._lock:
+            restart_peak()
+            self.ledger.restart()
+            tokens = self._encoder.tokenize(inputs, truncate)
+            outputs: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(tokens)
+            times, jobs = PhaseTimes(), []
+            for sequence, members in self._batches(tokens):
+                job = self._fit(plan, sequence, len(members))
+                times += self._run(job, members, tokens, outputs, cancelled)
+                jobs.append(job)
+            return Answer(tuple(outputs), tuple(tokens), self._report(jobs, tokens, times))
+
+    def _batches(self, tokens: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
+        """Inputs of the same sequence bucket together, at most BATCH_TEXTS of them: (sequence, indices)."""
+        buckets = [self._encoder.bucket(item) for item in tokens]
+        for sequence, group in groupby(sorted(range(len(tokens)), key=buckets.__getitem__), key=buckets.__getitem__):
+            members = list(group)
+            for start in range(0, len(members), BATCH_TEXTS):
+                yield sequence, members[start : start + BATCH_TEXTS]
+
+    def _run(
+        self, job: Pass, members: Sequence[int], tokens: Sequence[Tokens],
+        outputs: list[npt.NDArray[np.float32]], cancelled: Callable[[], bool],
+    ) -> PhaseTimes:  # fmt: skip
+        with self.ledger.holding(job.footprint.activation_bytes):
+            batch = [Activations(self._runtime, job.sequence, self.manifest.geometry.hidden) for _ in members]
+            try:
+                for index, activations in zip(members, batch, strict=True):
+                    self._encoder.embed(tokens[index], activations)
+                times = self._pipeline.run(job, batch, cancelled)
+                for index, activations in zip(members, batch, strict=True):
+                    hidden = activations.hidden[: len(tokens[index])]
+                    outputs[index] = apply_head(hidden, self.manifest.head, self._tensors)
+            finally:
+                for activations in batch:
+                    activations.close()
+        return times
+
+    def _fit_uncached(self, plan: Plan, sequence: int, texts: int) -> Pass:
+        footprint = self.footprint(plan, sequence, texts)
+        return Pass(fit_residency(plan, footprint, self.budget_bytes), sequence, footprint, self.budget_bytes)
+
+    def footprint(self, plan: Plan, sequence: int, texts: int = 1) -> Footprint:
+        """What a pass of `texts` texts would cost in memory."""
+        geometry, reader = self.manifest.geometry, self._source.reader
+        layers = tuple(layer_footprint(self._source.template(layer, sequence), geometry) for layer in plan.layers)
+        return Footprint(
+            fixed_bytes=self._fixed_bytes,
+            activation_bytes=texts * 4 * (2 * sequence * geometry.hidden + sequence),
+            agent_bytes=self._source.agent_bytes,
+            layers=layers,
+            stored_bytes=tuple(reader.buffer_bytes(layer.shards()) for layer in plan.layers),
+        )
+
+    def _report(self, jobs: Sequence[Pass], tokens: Sequence[Tokens], times: PhaseTimes) -> RunReport:
+        plan = jobs[-1].plan
+        return RunReport(
+            layers=len(plan.layers),
+            slices=plan.slices,
+            bits=plan.bitwidths,
+            resident_layers=min(sum(layer.residency == "resident" for layer in job.plan.layers) for job in jobs),
+            tokens=sum(map(len, tokens)),
+            sequences=tuple(sorted({job.sequence for job in jobs})),
+            passes=len(jobs),
+            times=times,
+            budget_bytes=self.budget_bytes,
+            model_peak_bytes=self.ledger.peak_bytes,
+            process_peak_bytes=process_memory().peak_resident_bytes,
+        )
+
+    def close(self) -> None:
+        """Free everything that the model holds."""
+        with self._lock:
+            self._pipeline.close()
+            self._runtime.close()

@@ -1,0 +1,123 @@
+"""A loading agent: reads a layer's shards and makes the layer ready to run (PIPELOAD, section III)."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.executor import Executor, LayerHandle
+from device_agent.layer_model import LAYER_TENSORS, SHARED_SCALES, LayerModel
+from device_agent.plan import LayerPlan
+from shard_store.codec import ShardView
+from shard_store.decoder import Decoder
+from shard_store.geometry import ShardKey
+from shard_store.reader import ShardReader, Store, aligned_buffer
+from shard_store.template import Template
+
+READ_BYTES = 2 << 20  # one read: enough for a flash device's full rate, little enough to hold one per agent
+_TEMPLATES_KEPT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedLayer:
+    """A layer ready to run, and what that took."""
+
+    handle: LayerHandle
+    nbytes: int
+    read_ms: float
+    prepare_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Preloaded:
+    """A layer's shards in memory, as stored, by slice."""
+
+    payloads: tuple[memoryview, ...]
+    nbytes: int
+
+
+class LayerSource:
+    """All that is needed to load any layer of one store. Shared by all loading agents."""
+
+    def __init__(self, store: Store, reader: ShardReader, executor: Executor) -> None:
+        self.store = store
+        self.reader = reader
+        self.executor = executor
+        self.geometry = store.manifest.geometry
+        self.resident_tensors: Mapping[str, npt.NDArray[np.float32]] = store.resident()
+        self.template = lru_cache(_TEMPLATES_KEPT)(self._template)
+
+    def _template(self, layer: LayerPlan, sequence: int) -> Template:
+        return self.store.template(layer.kind, len(layer.bitwidths), sequence)
+
+    def layer_tensors(self, layer: int) -> dict[str, npt.NDArray[np.float32]]:
+        """The tensors that belong to a layer as a whole, by slot."""
+        names = ((name, f"layer.{layer}.{name}") for name in (*LAYER_TENSORS, *SHARED_SCALES))
+        return {name: self.resident_tensors[full] for name, full in names if full in self.resident_tensors}
+
+    def reads(self, layer: LayerPlan) -> list[Sequence[ShardKey]]:
+        """The layer's shards in groups that one read each fetches: up to READ_BYTES, or one shard if that is larger."""
+        groups: list[list[ShardKey]] = []
+        for key in layer.shards():
+            if groups and self.reader.buffer_bytes([*groups[-1], key]) <= READ_BYTES:
+                groups[-1].append(key)
+            else:
+                groups.append([key])
+        return list(groups)
+
+    def preload(self, layer: LayerPlan) -> Preloaded:
+        """Read all shards of a layer into memory of their own."""
+        keys = layer.shards()
+        nbytes = self.reader.buffer_bytes(keys)
+        return Preloaded(tuple(self.reader.read(keys, aligned_buffer(nbytes))), nbytes)
+
+    @property
+    def agent_bytes(self) -> int:
+        """Memory that one loading agent holds for itself: a read buffer and decoding scratch."""
+        manifest = self.store.manifest
+        largest = max(self.reader.buffer_bytes([key]) for key in manifest.shards)
+        return max(READ_BYTES, largest) + Decoder(self.geometry).scratch_bytes
+
+
+class LoadingAgent:
+    """One agent with scratch space of its own; used by one thread at a time."""
+
+    def __init__(self, source: LayerSource) -> None:
+        self._source = source
+        self._decoder = Decoder(source.geometry)
+        self._buffer = aligned_buffer(READ_BYTES)
+
+    def load(self, layer: LayerPlan, sequence: int, ready_bytes: int, preloaded: Preloaded | None = None) -> LoadedLayer:
+        """Read the layer's shards, decode them into a model and compile it."""
+        started = time.perf_counter()
+        read_seconds = 0.0
+        model = LayerModel(self._source.template(layer, sequence), self._source.geometry)
+        try:
+            model.fill_layer(self._source.layer_tensors(layer.layer))
+            if preloaded:
+                self._fill(model, layer.shards(), preloaded.payloads)
+            else:
+                for keys in self._source.reads(layer):
+                    before = time.perf_counter()
+                    payloads = self._source.reader.read(keys, self._buffer_for(keys))
+                    read_seconds += time.perf_counter() - before
+                    self._fill(model, keys, payloads)
+            handle = self._source.executor.prepare(model)
+        except BaseException:
+            model.close()
+            raise
+        elapsed = time.perf_counter() - started
+        return LoadedLayer(handle, ready_bytes, read_seconds * 1e3, (elapsed - read_seconds) * 1e3)
+
+    def _buffer_for(self, keys: Sequence[ShardKey]) -> memoryview:
+        needed = self._source.reader.buffer_bytes(keys)
+        if needed > len(self._buffer):
+            self._buffer = aligned_buffer(needed)
+        return self._buffer
+
+    def _fill(self, model: LayerModel, keys: Sequence[ShardKey], payloads: Sequence[memoryview]) -> None:
+        for key, payload in zip(keys, payloads, strict=True):
+            model.fill_slice(key.slice, ShardView(payload, self._source.geometry, key.bitwidth), self._decoder)

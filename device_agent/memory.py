@@ -1,0 +1,176 @@
+"""What a plan costs in memory, before anything is allocated, and what the process really used.
+
+A budget covers all that the model costs: resident tensors, tables of shards, packed layers, loading buffers, activations.
+It does not cover the idle agent itself (Python, the runtime's code, the HTTP server).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from device_agent.plan import LayerPlan, Plan, Residency
+from shard_store.errors import BudgetError
+from shard_store.geometry import Geometry
+from shard_store.template import Template, TemplateKind
+
+MIB = 1 << 20
+_CHANNEL_TILE = 64  # output channels are packed in tiles; the widest that XNNPACK's kernels use
+_CHANNEL_BYTES = 12  # packed beside each channel: bias, scale, sum of the weights
+_COMPILED_BYTES = 256 << 10  # graph, plans and operators of a compiled layer
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFootprint:
+    """Memory of one layer at one width and sequence length."""
+
+    ready_bytes: int  # from compiled to freed: packed weights, constants, arena
+    loading_bytes: int  # on top while it is loaded: the unpacked weights
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory of one run."""
+
+    fixed_bytes: int  # tensors that are held as long as the model
+    activation_bytes: int  # hidden states and masks of the batch
+    agent_bytes: int  # one loading agent's read buffer and decoding scratch
+    layers: tuple[LayerFootprint, ...]
+    stored_bytes: tuple[int, ...]  # each layer's shards as stored
+
+    def peak_bytes(self, plan: Plan) -> int:
+        """The most that the run can hold at one time."""
+        resident = sum(c.ready_bytes for p, c in self._with(plan) if p.residency is Residency.RESIDENT)
+        preloaded = sum(b for p, b in zip(plan.layers, self.stored_bytes, strict=True) if p.residency is Residency.PRELOADED)
+        passing = [c.ready_bytes for p, c in self._with(plan) if p.residency is not Residency.RESIDENT]
+        in_flight = sum(sorted(passing, reverse=True)[: plan.layers_in_flight])
+        agents = min(plan.loading_agents, len(plan.layers))
+        loading = sum(sorted((c.loading_bytes for c in self.layers), reverse=True)[:agents])
+        return self.base_bytes(plan) + resident + preloaded + in_flight + loading
+
+    def base_bytes(self, plan: Plan) -> int:
+        """What is needed whatever the residency."""
+        return self.fixed_bytes + self.activation_bytes + self.agent_bytes * plan.loading_agents
+
+    def _with(self, plan: Plan) -> list[tuple[LayerPlan, LayerFootprint]]:
+        return list(zip(plan.layers, self.layers, strict=True))
+
+
+def layer_footprint(template: Template, geometry: Geometry) -> LayerFootprint:
+    """Bytes of a compiled layer: an upper estimate, checked against measurements in the tests."""
+    item_bytes = 1 if template.kind is TemplateKind.INT8 else 4
+    packed = 0
+    for matrix in geometry.slice_matrices:
+        columns = template.slots[f"{matrix.name}.weight"].nbytes // item_bytes
+        rows = template.slots[f"{matrix.name}.bias"].nbytes // 4
+        packed += _rounded(rows, _CHANNEL_TILE) * (columns // rows * item_bytes + _CHANNEL_BYTES)
+    weights_start = min(template.slots[f"{matrix.name}.weight"].offset for matrix in geometry.slice_matrices)
+    arena = _arena_bytes(geometry, template.slices, template.sequence)
+    return LayerFootprint(packed + weights_start + arena + _COMPILED_BYTES, template.model_bytes - weights_start)
+
+
+def _arena_bytes(geometry: Geometry, slices: int, sequence: int) -> int:
+    """Intermediate tensors of a layer: the widest moment is either the attention scores or the FFN."""
+    attention, ffn = geometry.slice_attention * slices, geometry.slice_ffn * slices
+    heads = geometry.heads // geometry.slices * slices
+    scores = 2 * heads * sequence * sequence + 4 * sequence * attention
+    return 4 * (max(scores, 2 * sequence * ffn) + 4 * sequence * geometry.hidden)
+
+
+def fit_residency(plan: Plan, footprint: Footprint, budget_bytes: int) -> Plan:
+    """Make undecided layers resident, from the bottom up for as long as the budget holds, and stream the others.
+
+    Bottom first, because the first layers are needed before anything else can have been loaded (STI, section 5.3), and a
+    fixed set, because a cyclic visit defeats any least-recently-used order. Raises BudgetError if nothing fits.
+    """
+    residency = [layer.residency or Residency.STREAMED for layer in plan.layers]
+    check_budget(plan.with_residency(residency), footprint, budget_bytes)
+    for index, layer in enumerate(plan.layers):
+        if layer.residency is None:
+            residency[index] = Residency.RESIDENT
+            if footprint.peak_bytes(plan.with_residency(residency)) > budget_bytes:
+                residency[index] = Residency.STREAMED
+                break
+    return plan.with_residency(residency)
+
+
+def check_budget(plan: Plan, footprint: Footprint, budget_bytes: int) -> None:
+    """Raise BudgetError, with the numbers, unless the plan fits."""
+    if (needed := footprint.peak_bytes(plan)) > budget_bytes:
+        raise BudgetError(
+            f"memory budget {budget_bytes / MIB:.1f} MiB is too small: this plan needs {needed / MIB:.1f} MiB "
+            f"({footprint.base_bytes(plan) / MIB:.1f} fixed, the rest layers); raise --memory-mb or use fewer slices or bits"
+        )
+
+
+class Ledger:
+    """Counts what the model holds now and held at most; loading agents and the inference agent share it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.held_bytes = 0
+        self.peak_bytes = 0
+
+    def add(self, nbytes: int) -> None:
+        """Take note of bytes taken (or, negative, given back)."""
+        with self._lock:
+            self.held_bytes += nbytes
+            self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+
+    @contextmanager
+    def holding(self, nbytes: int) -> Iterator[None]:
+        """Count bytes that are held inside only."""
+        self.add(nbytes)
+        try:
+            yield
+        finally:
+            self.add(-nbytes)
+
+    def restart(self) -> None:
+        """Begin a new peak at what is held now."""
+        with self._lock:
+            self.peak_bytes = self.held_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """What the kernel says of this process, in bytes."""
+
+    resident_bytes: int
+    peak_resident_bytes: int
+    anonymous_bytes: int
+
+
+def process_memory(status: Path = Path("/proc/self/status")) -> ProcessMemory:
+    """Read VmRSS, VmHWM and RssAnon; zeros where there is no /proc (macOS)."""
+    try:
+        lines = status.read_text("ascii").splitlines()
+    except OSError:
+        return ProcessMemory(0, 0, 0)
+    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest.endswith("kB")}
+    return ProcessMemory(*(kib.get(name, 0) * 1024 for name in ("VmRSS", "VmHWM", "RssAnon")))
+
+
+def restart_peak(clear_refs: Path = Path("/proc/self/clear_refs")) -> None:
+    """Set the kernel's high-water mark to the present, where it lets us."""
+    try:
+        clear_refs.write_text("5")
+    except OSError:
+        return
+
+
+def default_budget_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """A quarter of the memory that is available now; 1 GiB where the system does not say."""
+    try:
+        lines = meminfo.read_text("ascii").splitlines()
+    except OSError:
+        return 1 << 30
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return available[0] // 4 if available else 1 << 30
+
+
+def _rounded(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+

@@ -1,0 +1,48 @@
+"""Where the time of a pass goes."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTimes:
+    """Milliseconds of one pass. Reading and preparing overlap with executing; waiting is what they could not hide."""
+
+    read_ms: float = 0.0
+    prepare_ms: float = 0.0
+    execute_ms: float = 0.0
+    wait_ms: float = 0.0
+    total_ms: float = 0.0
+
+    def __add__(self, other: "PhaseTimes") -> "PhaseTimes":
+        return PhaseTimes(
+            self.read_ms + other.read_ms, self.prepare_ms + other.prepare_ms, self.execute_ms + other.execute_ms,
+            self.wait_ms + other.wait_ms, self.total_ms + other.total_ms,
+        )  # fmt: skip
+
+
+class PhaseClock:
+    """Adds up the phases of one pass, from its making on."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._ms = {"read_ms": 0.0, "prepare_ms": 0.0, "execute_ms": 0.0, "wait_ms": 0.0}
+
+    def add(self, phase: str, ms: float) -> None:
+        """Count time that was measured elsewhere."""
+        self._ms[phase] += ms
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time spent inside."""
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._ms[name] += (time.perf_counter() - before) * 1e3
+
+    def times(self) -> PhaseTimes:
+        """All phases up to now."""
+        return PhaseTimes(**self._ms, total_ms=(time.perf_counter() - self._started) * 1e3)

@@ -1,0 +1,90 @@
+"""From text to the first hidden states: tokens, then rows of the embedding tables read from flash."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from device_agent.executor import Activations
+from shard_store.errors import FormatError, RequestError
+from shard_store.reader import Store
+
+MASKED = -10000.0  # added to the attention scores of padding
+
+Text = str | tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One encoded input."""
+
+    ids: npt.NDArray[np.int64]  # (tokens,)
+    types: npt.NDArray[np.int64]  # (tokens,)
+    texts: tuple[str, ...]  # (tokens,) as the vocabulary writes them
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class TextEncoder:
+    """Tokenises, and embeds into a batch's activations."""
+
+    def __init__(self, store: Store, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        self._store = store
+        self._tensors = tensors
+        self._manifest = store.manifest
+        try:
+            self._tokenizer = Tokenizer.from_buffer(store.tokenizer_bytes())
+        except ValueError as error:
+            raise FormatError(f"{store.path}: tokenizer.json cannot be used: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest input that positions and sequence buckets allow."""
+        return min(self._manifest.max_tokens, max(self._manifest.sequences))
+
+    def tokenize(self, inputs: Sequence[Text], truncate: bool = False) -> list[Tokens]:
+        """Encode texts or pairs of texts. Raises RequestError for what is too long, unless it may be cut off."""
+        limit = self.max_tokens
+        if truncate:
+            self._tokenizer.enable_truncation(limit)
+        try:
+            encodings = self._tokenizer.encode_batch(list(inputs))
+        finally:
+            self._tokenizer.no_truncation()
+        for number, encoding in enumerate(encodings):
+            if len(encoding.ids) > limit:
+                raise RequestError(
+                    f"input {number} has {len(encoding.ids)} tokens, the limit is {limit}; shorten it or ask for truncation"
+                )
+        return [
+            Tokens(np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64), tuple(encoding.tokens))
+            for encoding in encodings
+        ]
+
+    def bucket(self, tokens: Tokens) -> int:
+        """The shortest sequence length for which there are templates."""
+        return next(sequence for sequence in self._manifest.sequences if sequence >= len(tokens))
+
+    def embed(self, tokens: Tokens, activations: Activations) -> None:
+        """Write the embedding layer's output and the mask; padding is zero and masked."""
+        count = len(tokens)
+        positions = np.arange(count, dtype=np.int64) + self._manifest.position_offset
+        summed = self._store.rows("word", tokens.ids) + self._store.rows("position", positions)  # (tokens, hidden)
+        if "token_type" in self._manifest.tables:
+            summed += self._store.rows("token_type", tokens.types)
+        hidden = activations.hidden
+        hidden[:count] = self._norm(summed)
+        hidden[count:] = 0.0
+        activations.mask.array[..., :count] = 0.0
+        activations.mask.array[..., count:] = MASKED
+
+    def _norm(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = np.mean(centred * centred, axis=-1, keepdims=True)
+        scaled: npt.NDArray[np.float32] = centred / np.sqrt(variance + np.float32(self._manifest.geometry.norm_eps))
+        return scaled * self._tensors["embedding_norm.gamma"] + self._tensors["embedding_norm.beta"]
