@@ -14,12 +14,11 @@ from device_agent.executor import Activations, ConstantExecutor
 from device_agent.head import apply_head
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
-from device_agent.memory import (
-    Footprint, Ledger, default_budget_bytes, fit_residency, layer_footprint, process_memory, restart_peak,
-)  # fmt: skip
+from device_agent.memory import Footprint, Ledger, fit_residency, layer_footprint
 from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Pass, Pipeline
 from device_agent.plan import Plan, default_bitwidth, uniform_plan
+from device_agent.process_memory import default_budget_bytes, process_memory, restart_peak
 from device_agent.text import Text, TextEncoder, Tokens
 from shard_store.errors import RequestError
 from shard_store.manifest import Manifest
@@ -90,7 +89,7 @@ class Engine:
         self.ledger.add(self._fixed_bytes)
         self._fit = lru_cache(64)(self._fit_uncached)
         self.default_plan = self.uniform_plan()
-        self._fit(self.default_plan, max(self.manifest.sequences), 1)  # refuse now what could never run
+        self._fit(self.default_plan, max(self.manifest.description.sequences), 1)  # refuse now what could never run
 
     @property
     def manifest(self) -> Manifest:
@@ -101,7 +100,7 @@ class Engine:
         """A plan at one bitwidth, by default the whole model at the best lossless one. Raises PlanError."""
         return uniform_plan(
             self.manifest, default_bitwidth(self.manifest) if bits is None else bits, layers, slices,
-            self.options.loading_agents, self.options.layers_in_flight,
+            loading_agents=self.options.loading_agents, layers_in_flight=self.options.layers_in_flight,
         )  # fmt: skip
 
     def answer(
@@ -119,19 +118,29 @@ class Engine:
             tokens = self._encoder.tokenize(inputs, truncate)
             outputs: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(tokens)
             times, jobs = PhaseTimes(), []
-            for sequence, members in self._batches(tokens):
+            for sequence, members in self._batches(plan, tokens):
                 job = self._fit(plan, sequence, len(members))
                 times += self._run(job, members, tokens, outputs, cancelled)
                 jobs.append(job)
             return Answer(tuple(outputs), tuple(tokens), self._report(jobs, tokens, times))
 
-    def _batches(self, tokens: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
-        """Inputs of the same sequence bucket together, at most BATCH_TEXTS of them: (sequence, indices)."""
+    def _batches(self, plan: Plan, tokens: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
+        """Inputs of the same sequence bucket together, as many as the budget lets share a pass: (sequence, indices)."""
         buckets = [self._encoder.bucket(item) for item in tokens]
         for sequence, group in groupby(sorted(range(len(tokens)), key=buckets.__getitem__), key=buckets.__getitem__):
             members = list(group)
-            for start in range(0, len(members), BATCH_TEXTS):
-                yield sequence, members[start : start + BATCH_TEXTS]
+            texts = self._texts_per_pass(plan, sequence)
+            for start in range(0, len(members), texts):
+                yield sequence, members[start : start + texts]
+
+    def _texts_per_pass(self, plan: Plan, sequence: int) -> int:
+        """How many texts may share a pass without pushing layers out of memory that would stay for one text alone."""
+        alone = self._fit(plan, sequence, 1).plan
+        sizes = (BATCH_TEXTS >> halvings for halvings in range(BATCH_TEXTS.bit_length()))
+        return next(texts for texts in sizes if texts == 1 or self._fits(alone, sequence, texts))
+
+    def _fits(self, plan: Plan, sequence: int, texts: int) -> bool:
+        return self.footprint(plan, sequence, texts).peak_bytes(plan) <= self.budget_bytes
 
     def _run(
         self, job: Pass, members: Sequence[int], tokens: Sequence[Tokens],
@@ -145,7 +154,7 @@ class Engine:
                 times = self._pipeline.run(job, batch, cancelled)
                 for index, activations in zip(members, batch, strict=True):
                     hidden = activations.hidden[: len(tokens[index])]
-                    outputs[index] = apply_head(hidden, self.manifest.head, self._tensors)
+                    outputs[index] = apply_head(hidden, self.manifest.description.head, self._tensors)
             finally:
                 for activations in batch:
                     activations.close()

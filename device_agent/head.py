@@ -5,20 +5,20 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from shard_store.manifest import Head
+from shard_store.head import Head, HeadActivation, HeadKind, Pooling
 
 Floats = npt.NDArray[np.float32]
 
-_ACTIVATIONS: Mapping[str, Callable[[Floats], Floats]] = {
-    "none": lambda x: x,
-    "tanh": lambda x: np.tanh(x),
-    "relu": lambda x: np.maximum(x, np.float32(0)),
+_ACTIVATIONS: Mapping[HeadActivation, Callable[[Floats], Floats]] = {
+    HeadActivation.NONE: lambda x: x,
+    HeadActivation.TANH: np.tanh,
+    HeadActivation.RELU: lambda x: np.maximum(x, np.float32(0)),
 }
 
 
 def apply_head(hidden: Floats, head: Head, tensors: Mapping[str, Floats]) -> Floats:
     """hidden (tokens, features), padding cut off, to an embedding (features,), logits (labels,) or (tokens, labels)."""
-    x = hidden if head.kind == "token_classification" else _pool(hidden, head.pooling)
+    x = hidden if head.kind is HeadKind.TOKEN_CLASSIFICATION else _pool(hidden, head.pooling)
     for dense in head.layers:
         x = _ACTIVATIONS[dense.activation](x @ tensors[dense.weight].T + tensors[dense.bias])
     if head.normalize:
@@ -32,5 +32,5 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), np.float32)
 
 
-def _pool(hidden: Floats, pooling: str) -> Floats:
-    return hidden[0] if pooling == "cls" else np.asarray(hidden.mean(axis=0), np.float32)
+def _pool(hidden: Floats, pooling: Pooling) -> Floats:
+    return hidden[0] if pooling is Pooling.CLS else np.asarray(hidden.mean(axis=0), np.float32)

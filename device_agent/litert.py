@@ -174,7 +174,9 @@ class Runtime:
     def call(self, name: str, *arguments: object) -> None:
         """Call a function that returns a status; raise ExecutorError unless it is Ok."""
         if status := getattr(self.library, name)(*arguments):
-            raise ExecutorError(f"LiteRT: {name} failed with {_STATUS.get(status, 'an unknown error')} (status {status})")
+            raise ExecutorError(
+                f"LiteRT: {name} failed with {_STATUS.get(status, 'an unknown error')} (status {status})"
+            )
 
     def create(self, name: str, *arguments: object) -> c_void_p:
         """Call a function whose last parameter receives a new handle."""
@@ -212,5 +214,7 @@ def _load_library() -> ctypes.CDLL:
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
-        raise ExecutorError(f"cannot use the TFLite runtime {path.name}: {error}; pip install 'ai-edge-litert>=2.3'") from error
+        raise ExecutorError(
+            f"cannot use the TFLite runtime {path.name}: {error}; pip install 'ai-edge-litert>=2.3'"
+        ) from error
     return library

@@ -14,9 +14,11 @@ from device_agent.plan import LayerPlan
 from shard_store.codec import ShardView
 from shard_store.decoder import Decoder
 from shard_store.geometry import ShardKey
+from shard_store.manifest import TemplateKey
 from shard_store.reader import ShardReader, Store, aligned_buffer
 from shard_store.template import Template
 
+PAGE_BYTES = 4096  # direct reads begin and end on pages
 READ_BYTES = 2 << 20  # one read: enough for a flash device's full rate, little enough to hold one per agent
 _TEMPLATES_KEPT = 16
 
@@ -51,7 +53,7 @@ class LayerSource:
         self.template = lru_cache(_TEMPLATES_KEPT)(self._template)
 
     def _template(self, layer: LayerPlan, sequence: int) -> Template:
-        return self.store.template(layer.kind, len(layer.bitwidths), sequence)
+        return self.store.template(TemplateKey(layer.kind, len(layer.bitwidths), sequence))
 
     def layer_tensors(self, layer: int) -> dict[str, npt.NDArray[np.float32]]:
         """The tensors that belong to a layer as a whole, by slot."""
@@ -78,7 +80,8 @@ class LayerSource:
     def agent_bytes(self) -> int:
         """Memory that one loading agent holds for itself: a read buffer and decoding scratch."""
         manifest = self.store.manifest
-        largest = max(self.reader.buffer_bytes([key]) for key in manifest.shards)
+        spans = (span for layers in manifest.shards.values() for layer in layers for span in layer)
+        largest = max(span.nbytes for span in spans) + 2 * PAGE_BYTES
         return max(READ_BYTES, largest) + Decoder(self.geometry).scratch_bytes
 
 
@@ -90,7 +93,9 @@ class LoadingAgent:
         self._decoder = Decoder(source.geometry)
         self._buffer = aligned_buffer(READ_BYTES)
 
-    def load(self, layer: LayerPlan, sequence: int, ready_bytes: int, preloaded: Preloaded | None = None) -> LoadedLayer:
+    def load(
+        self, layer: LayerPlan, sequence: int, ready_bytes: int, preloaded: Preloaded | None = None
+    ) -> LoadedLayer:
         """Read the layer's shards, decode them into a model and compile it."""
         started = time.perf_counter()
         read_seconds = 0.0

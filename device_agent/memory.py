@@ -1,13 +1,12 @@
-"""What a plan costs in memory, before anything is allocated, and what the process really used.
+"""What a plan costs in memory, before anything is allocated.
 
-A budget covers all that the model costs: resident tensors, tables of shards, packed layers, loading buffers, activations.
+A budget covers all that the model costs: resident tensors, stored shards, packed layers, loading buffers, activations.
 It does not cover the idle agent itself (Python, the runtime's code, the HTTP server).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 
 from device_agent.plan import LayerPlan, Plan, Residency
@@ -42,7 +41,8 @@ class Footprint:
     def peak_bytes(self, plan: Plan) -> int:
         """The most that the run can hold at one time."""
         resident = sum(c.ready_bytes for p, c in self._with(plan) if p.residency is Residency.RESIDENT)
-        preloaded = sum(b for p, b in zip(plan.layers, self.stored_bytes, strict=True) if p.residency is Residency.PRELOADED)
+        stored = zip(plan.layers, self.stored_bytes, strict=True)
+        preloaded = sum(nbytes for layer, nbytes in stored if layer.residency is Residency.PRELOADED)
         passing = [c.ready_bytes for p, c in self._with(plan) if p.residency is not Residency.RESIDENT]
         in_flight = sum(sorted(passing, reverse=True)[: plan.layers_in_flight])
         agents = min(plan.loading_agents, len(plan.layers))
@@ -81,8 +81,8 @@ def _arena_bytes(geometry: Geometry, slices: int, sequence: int) -> int:
 def fit_residency(plan: Plan, footprint: Footprint, budget_bytes: int) -> Plan:
     """Make undecided layers resident, from the bottom up for as long as the budget holds, and stream the others.
 
-    Bottom first, because the first layers are needed before anything else can have been loaded (STI, section 5.3), and a
-    fixed set, because a cyclic visit defeats any least-recently-used order. Raises BudgetError if nothing fits.
+    Bottom first, because the first layers are needed before anything else can have been loaded (STI, section 5.3), and
+    a fixed set, because a cyclic visit defeats any least-recently-used order. Raises BudgetError if nothing fits.
     """
     residency = [layer.residency or Residency.STREAMED for layer in plan.layers]
     check_budget(plan.with_residency(residency), footprint, budget_bytes)
@@ -100,7 +100,7 @@ def check_budget(plan: Plan, footprint: Footprint, budget_bytes: int) -> None:
     if (needed := footprint.peak_bytes(plan)) > budget_bytes:
         raise BudgetError(
             f"memory budget {budget_bytes / MIB:.1f} MiB is too small: this plan needs {needed / MIB:.1f} MiB "
-            f"({footprint.base_bytes(plan) / MIB:.1f} fixed, the rest layers); raise --memory-mb or use fewer slices or bits"
+            f"({footprint.base_bytes(plan) / MIB:.1f} fixed, the rest layers); raise --memory-mb or use fewer slices"
         )
 
 
@@ -133,44 +133,5 @@ class Ledger:
             self.peak_bytes = self.held_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessMemory:
-    """What the kernel says of this process, in bytes."""
-
-    resident_bytes: int
-    peak_resident_bytes: int
-    anonymous_bytes: int
-
-
-def process_memory(status: Path = Path("/proc/self/status")) -> ProcessMemory:
-    """Read VmRSS, VmHWM and RssAnon; zeros where there is no /proc (macOS)."""
-    try:
-        lines = status.read_text("ascii").splitlines()
-    except OSError:
-        return ProcessMemory(0, 0, 0)
-    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest.endswith("kB")}
-    return ProcessMemory(*(kib.get(name, 0) * 1024 for name in ("VmRSS", "VmHWM", "RssAnon")))
-
-
-def restart_peak(clear_refs: Path = Path("/proc/self/clear_refs")) -> None:
-    """Set the kernel's high-water mark to the present, where it lets us."""
-    try:
-        clear_refs.write_text("5")
-    except OSError:
-        return
-
-
-def default_budget_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """A quarter of the memory that is available now; 1 GiB where the system does not say."""
-    try:
-        lines = meminfo.read_text("ascii").splitlines()
-    except OSError:
-        return 1 << 30
-    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return available[0] // 4 if available else 1 << 30
-
-
 def _rounded(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
-
-

@@ -1,7 +1,7 @@
 """The pipeline: while one layer executes, the next ones are read and prepared, and each is freed after use.
 
-Loading agents work ahead in the background, the caller's thread is the inference agent. The number of layers in flight is
-bounded by construction: a layer is only handed to an agent when an earlier one has been freed or kept for good.
+Loading agents work ahead in the background, the caller's thread is the inference agent. The number of layers in flight
+is bounded by construction: a layer is only handed to an agent when an earlier one has been freed or kept for good.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,7 @@
 """What a run executes: which layers, slices and bitwidths, and where each layer's weights wait.
 
-Both papers are points in this space: STI leaves the bitwidths free under a latency target, PIPELOAD fixes full width and
-fidelity and frees each layer after use.
+Both papers are points in this space: STI leaves the bitwidths free under a latency target, PIPELOAD fixes full width
+and fidelity and frees each layer after use.
 """
 
 import json
@@ -65,9 +65,13 @@ class Plan:
             raise PlanError("plan: every layer must list one bitwidth for each of the same number of slices")
         for layer in self.layers:
             if unknown := set(layer.bitwidths) - set(BITWIDTHS):
-                raise PlanError(f"plan: layer {layer.layer} asks for {min(unknown)} bits; known are {_listed(BITWIDTHS)}")
+                raise PlanError(
+                    f"plan: layer {layer.layer} asks for {min(unknown)} bits; known are {_listed(BITWIDTHS)}"
+                )
             if EXACT_BITWIDTH in layer.bitwidths and len(set(layer.bitwidths)) > 1:
-                raise PlanError(f"plan: layer {layer.layer} mixes 32 bits with others; a layer is exact or on the lattice")
+                raise PlanError(
+                    f"plan: layer {layer.layer} mixes 32 bits with others; a layer is exact or on the lattice"
+                )
         if not 1 <= self.loading_agents <= MAX_LOADING_AGENTS:
             raise PlanError(f"plan: {self.loading_agents} loading agents, must be 1 to {MAX_LOADING_AGENTS}")
         if self.layers_in_flight < 1:
@@ -92,11 +96,15 @@ class Plan:
         """Raise PlanError unless the store has all that the plan asks for."""
         geometry = manifest.geometry
         if self.layers[-1].layer >= geometry.layers or self.layers[0].layer < 0:
-            raise PlanError(f"plan: layer {self.layers[-1].layer} asked, the store has layers 0 to {geometry.layers - 1}")
+            raise PlanError(
+                f"plan: layer {self.layers[-1].layer} asked, the store has layers 0 to {geometry.layers - 1}"
+            )
         if self.slices > geometry.slices:
             raise PlanError(f"plan: {self.slices} slices asked, the store has {geometry.slices}")
         if missing := set(self.bitwidths) - set(manifest.bitwidths):
-            raise PlanError(f"plan: the store has no {min(missing)}-bit shards, only {_listed(manifest.bitwidths)} bits")
+            raise PlanError(
+                f"plan: the store has no {min(missing)}-bit shards, only {_listed(manifest.bitwidths)} bits"
+            )
 
 
 def uniform_plan(
@@ -104,6 +112,7 @@ def uniform_plan(
     bitwidth: int,
     layers: int | None = None,
     slices: int | None = None,
+    *,
     loading_agents: int = 1,
     layers_in_flight: int = 2,
 ) -> Plan:

@@ -35,6 +35,7 @@ class TextEncoder:
         self._store = store
         self._tensors = tensors
         self._manifest = store.manifest
+        self._description = store.manifest.description
         try:
             self._tokenizer = Tokenizer.from_buffer(store.tokenizer_bytes())
         except ValueError as error:
@@ -45,7 +46,7 @@ class TextEncoder:
     @property
     def max_tokens(self) -> int:
         """The longest input that positions and sequence buckets allow."""
-        return min(self._manifest.max_tokens, max(self._manifest.sequences))
+        return min(self._description.max_tokens, max(self._description.sequences))
 
     def tokenize(self, inputs: Sequence[Text], truncate: bool = False) -> list[Tokens]:
         """Encode texts or pairs of texts. Raises RequestError for what is too long, unless it may be cut off."""
@@ -59,7 +60,8 @@ class TextEncoder:
         for number, encoding in enumerate(encodings):
             if len(encoding.ids) > limit:
                 raise RequestError(
-                    f"input {number} has {len(encoding.ids)} tokens, the limit is {limit}; shorten it or ask for truncation"
+                    f"input {number} has {len(encoding.ids)} tokens, the limit is {limit}; "
+                    "shorten it or ask for truncation"
                 )
         return [
             Tokens(np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64), tuple(encoding.tokens))
@@ -68,14 +70,14 @@ class TextEncoder:
 
     def bucket(self, tokens: Tokens) -> int:
         """The shortest sequence length for which there are templates."""
-        return next(sequence for sequence in self._manifest.sequences if sequence >= len(tokens))
+        return next(sequence for sequence in self._description.sequences if sequence >= len(tokens))
 
     def embed(self, tokens: Tokens, activations: Activations) -> None:
         """Write the embedding layer's output and the mask; padding is zero and masked."""
         count = len(tokens)
-        positions = np.arange(count, dtype=np.int64) + self._manifest.position_offset
+        positions = np.arange(count, dtype=np.int64) + self._description.position_offset
         summed = self._store.rows("word", tokens.ids) + self._store.rows("position", positions)  # (tokens, hidden)
-        if "token_type" in self._manifest.tables:
+        if "token_type" in self._manifest.row_tables:
             summed += self._store.rows("token_type", tokens.types)
         hidden = activations.hidden
         hidden[:count] = self._norm(summed)

@@ -47,7 +47,9 @@ def read_texts(path: Path) -> list[str]:
         raise CheckpointError(f"calibration texts {path}: cannot be read: {error}") from error
     texts = [line for line in lines if line][:MAX_TEXTS]
     if len(texts) < _MIN_TEXTS:
-        raise CheckpointError(f"calibration texts {path}: {len(texts)} lines, give at least {_MIN_TEXTS} typical inputs")
+        raise CheckpointError(
+            f"calibration texts {path}: {len(texts)} lines, give at least {_MIN_TEXTS} typical inputs"
+        )
     return texts
 
 

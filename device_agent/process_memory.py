@@ -1,0 +1,42 @@
+"""What the kernel says of memory: this process's and the device's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """What the kernel says of this process, in bytes."""
+
+    resident_bytes: int
+    peak_resident_bytes: int
+    anonymous_bytes: int
+
+
+def process_memory(status: Path = Path("/proc/self/status")) -> ProcessMemory:
+    """Read VmRSS, VmHWM and RssAnon; zeros where there is no /proc (macOS)."""
+    try:
+        lines = status.read_text("ascii").splitlines()
+    except OSError:
+        return ProcessMemory(0, 0, 0)
+    fields = (line.partition(":") for line in lines)
+    kib = {name: int(rest.split()[0]) for name, _, rest in fields if rest.endswith("kB")}
+    return ProcessMemory(*(kib.get(name, 0) * 1024 for name in ("VmRSS", "VmHWM", "RssAnon")))
+
+
+def restart_peak(clear_refs: Path = Path("/proc/self/clear_refs")) -> None:
+    """Set the kernel's high-water mark to the present, where it lets us."""
+    try:
+        clear_refs.write_text("5")
+    except OSError:
+        return
+
+
+def default_budget_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """A quarter of the memory that is available now; 1 GiB where the system does not say."""
+    try:
+        lines = meminfo.read_text("ascii").splitlines()
+    except OSError:
+        return 1 << 30
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return available[0] // 4 if available else 1 << 30
