@@ -65,13 +65,9 @@ class Plan:
             raise PlanError("plan: every layer must list one bitwidth for each of the same number of slices")
         for layer in self.layers:
             if unknown := set(layer.bitwidths) - set(BITWIDTHS):
-                raise PlanError(
-                    f"plan: layer {layer.layer} asks for {min(unknown)} bits; known are {_listed(BITWIDTHS)}"
-                )
+                raise PlanError(f"plan: layer {layer.layer} asks for {min(unknown)} bits, not {_listed(BITWIDTHS)}")
             if EXACT_BITWIDTH in layer.bitwidths and len(set(layer.bitwidths)) > 1:
-                raise PlanError(
-                    f"plan: layer {layer.layer} mixes 32 bits with others; a layer is exact or on the lattice"
-                )
+                raise PlanError(f"plan: layer {layer.layer} mixes 32 bits with others; use one or the other")
         if not 1 <= self.loading_agents <= MAX_LOADING_AGENTS:
             raise PlanError(f"plan: {self.loading_agents} loading agents, must be 1 to {MAX_LOADING_AGENTS}")
         if self.layers_in_flight < 1:
@@ -95,16 +91,13 @@ class Plan:
     def check(self, manifest: Manifest) -> None:
         """Raise PlanError unless the store has all that the plan asks for."""
         geometry = manifest.geometry
-        if self.layers[-1].layer >= geometry.layers or self.layers[0].layer < 0:
-            raise PlanError(
-                f"plan: layer {self.layers[-1].layer} asked, the store has layers 0 to {geometry.layers - 1}"
-            )
+        for layer in self.layers:
+            if not 0 <= layer.layer < geometry.layers:
+                raise PlanError(f"plan: layer {layer.layer} asked, the store has layers 0 to {geometry.layers - 1}")
         if self.slices > geometry.slices:
             raise PlanError(f"plan: {self.slices} slices asked, the store has {geometry.slices}")
         if missing := set(self.bitwidths) - set(manifest.bitwidths):
-            raise PlanError(
-                f"plan: the store has no {min(missing)}-bit shards, only {_listed(manifest.bitwidths)} bits"
-            )
+            raise PlanError(f"plan: the store has no {min(missing)}-bit shards, only {_listed(manifest.bitwidths)}")
 
 
 def uniform_plan(

@@ -1,13 +1,13 @@
 """Layer templates: a .tflite graph whose weights are holes that the loading agent fills in.
 
 One conversion by TensorFlow's converter gives the float graph. From it two templates are cut: "float32" as it is, and
-"int8", in which the six matrices become per-channel int8 constants of FULLY_CONNECTED (dynamically quantised activations).
-In both, the matrices lie behind the flatbuffer as external buffers, in a fixed order, so that the loader can free or
+"int8", in which the six matrices become per-channel int8 constants of FULLY_CONNECTED (activations are quantised at run
+time). In both, the matrices lie behind the flatbuffer as external buffers, in a fixed order, so that the loader can free or
 reuse that region as soon as the runtime has packed them; biases, scales and norms stay inside the flatbuffer.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import flatbuffers
 import numpy as np
@@ -15,10 +15,12 @@ import numpy.typing as npt
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-from host.transformer import LayerTensors, layer_forward
+from host.transformer import LayerTensors, Tensor, layer_forward
 from shard_store.errors import ExecutorError
 from shard_store.geometry import Geometry
 from shard_store.template import Slot, Template, TemplateKind
+
+FlatObject: TypeAlias = Any  # the generated schema classes carry no types
 
 WEIGHTS_ALIGNMENT = 4096  # whole pages, so that packed weights can be given back to the system
 
@@ -54,7 +56,7 @@ def _convert(geometry: Geometry, slices: int, sequence: int) -> LayerGraph:
         *(tf.TensorSpec([geometry.hidden], name=name) for name in _NORMS),
     ]
 
-    def run(hidden: Any, mask: Any, *norms: Any) -> Any:
+    def run(hidden: Tensor, mask: Tensor, *norms: Tensor) -> Tensor:
         tensors = LayerTensors(**{**weights, **dict(zip(_NORMS, norms, strict=True))})
         return layer_forward(
             hidden, mask, tensors,
@@ -113,12 +115,12 @@ def _cut(graph: LayerGraph, kind: TemplateKind, slices: int, sequence: int) -> T
     return _pack(model, graph.tensor_of, kind, slices, sequence)
 
 
-def _make_constant(model: Any, tensor: Any) -> None:
+def _make_constant(model: FlatObject, tensor: FlatObject) -> None:
     tensor.buffer = len(model.buffers)
     model.buffers.append(schema.BufferT())
 
 
-def _make_int8(tensor: Any) -> None:
+def _make_int8(tensor: FlatObject) -> None:
     rows = int(tensor.shape[0])
     quantization = schema.QuantizationParametersT()
     quantization.scale = np.zeros(rows, np.float32)
@@ -127,7 +129,7 @@ def _make_int8(tensor: Any) -> None:
     tensor.type, tensor.quantization = schema.TensorType.INT8, quantization
 
 
-def _pack(model: Any, tensor_of: dict[str, int], kind: TemplateKind, slices: int, sequence: int) -> Template:
+def _pack(model: FlatObject, tensor_of: dict[str, int], kind: TemplateKind, slices: int, sequence: int) -> Template:
     tensors = model.subgraphs[0].tensors
     item_bytes = 1 if kind is TemplateKind.INT8 else 4
     sizes = {name: int(np.prod(tensors[tensor_of[name]].shape)) * item_bytes for name in _MATRICES}
@@ -145,7 +147,7 @@ def _pack(model: Any, tensor_of: dict[str, int], kind: TemplateKind, slices: int
     return Template(kind, slices, sequence, flatbuffer, _aligned(offset, WEIGHTS_ALIGNMENT), slots)
 
 
-def _serialize(model: Any) -> bytes:
+def _serialize(model: FlatObject) -> bytes:
     builder = flatbuffers.Builder(1 << 16)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
