@@ -6,8 +6,9 @@ from functools import lru_cache
 from shard_store.bitpack import CODE_PLANES
 from shard_store.errors import FormatError
 from shard_store.geometry import BITWIDTHS, EXACT_BITWIDTH, Cut, Geometry, SliceMatrix
+from shard_store.span import align
 
-ALIGNMENT = 64
+SHARD_ALIGNMENT = 64
 HEADER_BYTES = 16
 MAX_SHARD_WEIGHTS = 1 << 28
 
@@ -29,13 +30,12 @@ class Section:
 class ShardLayout:
     """Sections of a payload, all but the outliers, which come last and whose number the header gives.
 
-    row_features: rows of the row-cut matrices together; first_rows: where each matrix's rows start among them (-1 for
-    column-cut ones); first_weights: where each matrix starts when the six are counted as one flat array of weights.
+    first_rows: where each matrix's rows start among those of all row-cut matrices (-1 for column-cut ones);
+    first_weights: where each matrix starts when the six are counted as one flat array of weights.
     """
 
     bitwidth: int
     matrices: tuple[SliceMatrix, ...]
-    row_features: int
     first_rows: tuple[int, ...]
     first_weights: tuple[int, ...]
     biases: Section
@@ -59,11 +59,6 @@ class ShardLayout:
         return self.outliers + 5 * outliers if outliers else self.weights[-1].end
 
 
-def align(offset: int, alignment: int = ALIGNMENT) -> int:
-    """The next multiple of the alignment at or behind the offset."""
-    return -(-offset // alignment) * alignment
-
-
 def matrix_bytes(matrix: SliceMatrix, bitwidth: int) -> int:
     """Bytes of one slice matrix's weights, without scales, codebook and outliers."""
     return matrix.size * bitwidth // 8
@@ -84,16 +79,16 @@ def shard_layout(geometry: Geometry, bitwidth: int) -> ShardLayout:
         size += matrix.size
     if size > MAX_SHARD_WEIGHTS:
         raise FormatError(f"shard: {size} weights per slice, the format allows {MAX_SHARD_WEIGHTS}; use more slices")
-    biases = Section(align(HEADER_BYTES), 4 * rows)
-    scales = Section(align(biases.end), 0 if bitwidth == EXACT_BITWIDTH else 4 * rows)
+    biases = Section(align(HEADER_BYTES, SHARD_ALIGNMENT), 4 * rows)
+    scales = Section(align(biases.end, SHARD_ALIGNMENT), 0 if bitwidth == EXACT_BITWIDTH else 4 * rows)
     codebook_bytes = CODE_PLANES[bitwidth].levels if bitwidth in CODE_PLANES else 0
-    codebooks = Section(align(scales.end), len(matrices) * codebook_bytes)
+    codebooks = Section(align(scales.end, SHARD_ALIGNMENT), len(matrices) * codebook_bytes)
     weights: list[Section] = []
     end = codebooks.end
     for matrix in matrices:
-        weights.append(Section(align(end), matrix_bytes(matrix, bitwidth)))
+        weights.append(Section(align(end, SHARD_ALIGNMENT), matrix_bytes(matrix, bitwidth)))
         end = weights[-1].end
     return ShardLayout(
-        bitwidth, matrices, rows, tuple(first_rows), tuple(first_weights), biases, scales, codebooks, tuple(weights),
-        outliers=align(end),
+        bitwidth, matrices, tuple(first_rows), tuple(first_weights), biases, scales, codebooks, tuple(weights),
+        outliers=align(end, SHARD_ALIGNMENT),
     )  # fmt: skip

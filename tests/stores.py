@@ -1,14 +1,24 @@
 """Small random shards and stores for tests."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shard_store.bitpack import CODE_PLANES
-from shard_store.codec import Float32s, QuantizedMatrix
-from shard_store.geometry import EXACT_BITWIDTH, Activation, Cut, Geometry, SliceMatrix
+from shard_store.codec import Float32s, QuantizedMatrix, pack_shard
+from shard_store.geometry import EXACT_BITWIDTH, Activation, Cut, Geometry, ShardKey, SliceMatrix
+from shard_store.head import Head, HeadActivation, HeadKind, HeadLayer, Pooling
+from shard_store.manifest import Manifest, ModelDescription
+from shard_store.manifest_checks import required_resident
+from shard_store.row_table import RowType
+from shard_store.span import align
+from shard_store.template import Slot, Template, TemplateKind, slot_bytes
+from shard_store.writer import StoreWriter
+
+TABLE_ROWS = {"word": 50, "position": 48, "token_type": 3}
 
 
 def small_geometry(
@@ -62,3 +72,67 @@ def empty_layer(geometry: Geometry, bitwidth: int, slices: int) -> list[npt.NDAr
         for shape in geometry.slice_matrices
     ]
     return [np.zeros(shape, dtype) for shape in shapes]
+
+
+def small_description(family: str = "bert", geometry: Geometry | None = None) -> ModelDescription:
+    return ModelDescription(
+        model="tests/small",
+        family=family,
+        geometry=geometry or small_geometry(),
+        head=Head(
+            kind=HeadKind.SEQUENCE_CLASSIFICATION,
+            pooling=Pooling.CLS,
+            normalize=False,
+            labels=("bad", "good", "schön"),
+            layers=(
+                HeadLayer("head.0.weight", "head.0.bias", HeadActivation.TANH),
+                HeadLayer("head.1.weight", "head.1.bias", HeadActivation.NONE),
+            ),
+        ),
+        max_tokens=40,
+        sequences=(16, 32),
+    )
+
+
+def small_template(geometry: Geometry, kind: TemplateKind, slices: int, sequence: int) -> Template:
+    flatbuffer = bytes(range(256)) * 4
+    slots: dict[str, Slot] = {}
+    end = len(flatbuffer)
+    for name, nbytes in slot_bytes(geometry, kind, slices).items():
+        slots[name] = Slot(end, nbytes)
+        end += align(nbytes, 64)
+    return Template(kind, slices, sequence, flatbuffer, end, slots)
+
+
+def fill_store(writer: StoreWriter, description: ModelDescription, bitwidths: Sequence[int], seed: int = 0) -> None:
+    generator = np.random.default_rng(seed)
+    geometry = description.geometry
+    for layer in range(geometry.layers):
+        for index in range(geometry.slices):
+            for bitwidth in bitwidths:
+                matrices = random_matrices(generator, geometry, bitwidth, outliers=int(generator.integers(0, 6)))
+                payload = pack_shard(matrices, random_biases(generator, geometry), geometry, bitwidth)
+                writer.add_shard(ShardKey(layer, index, bitwidth), payload)
+    shapes = required_resident(geometry, has_lattice=any(bitwidth != EXACT_BITWIDTH for bitwidth in bitwidths))
+    outputs = len(description.head.labels)
+    shapes |= {"head.0.weight": (24, geometry.hidden), "head.0.bias": (24,)}
+    shapes |= {"head.1.weight": (outputs, 24), "head.1.bias": (outputs,)}
+    for name, shape in shapes.items():
+        writer.add_resident(name, random_floats(generator, *shape))
+    for table, rows in TABLE_ROWS.items():
+        if table != "token_type" or description.family != "distilbert":
+            values = random_floats(generator, rows, geometry.hidden).astype(np.float16)
+            row_type = RowType.FLOAT32 if table == "position" else RowType.FLOAT16
+            writer.add_row_table(table, geometry.hidden, row_type, np.array_split(values, 3))
+    for kind in TemplateKind:
+        for slices in (1, geometry.slices):
+            for sequence in description.sequences:
+                writer.add_template(small_template(geometry, kind, slices, sequence))
+    writer.add_tokenizer(b'{"version": "1.0"}')
+
+
+def write_store(path: Path, bitwidths: Sequence[int] = (2, 32), seed: int = 0) -> Manifest:
+    description = small_description()
+    with StoreWriter(path, description, bitwidths) as writer:
+        fill_store(writer, description, bitwidths, seed)
+        return writer.finish()
