@@ -36,7 +36,7 @@ class EngineOptions:
     threads: int = 1
     loading_agents: int = 1
     layers_in_flight: int = 2
-    direct: bool | None = None  # read past the page cache; None: where the file system can
+    direct: bool | None = False  # read past the page cache; None: where the file system can
     throttle_bytes_per_s: float | None = None
 
 

@@ -14,7 +14,6 @@ from device_agent.plan import LayerPlan
 from shard_store.codec import ShardView
 from shard_store.decoder import Decoder
 from shard_store.geometry import ShardKey
-from shard_store.manifest import TemplateKey
 from shard_store.reader import ShardReader, Store, aligned_buffer
 from shard_store.template import Template
 
@@ -53,7 +52,7 @@ class LayerSource:
         self.template = lru_cache(_TEMPLATES_KEPT)(self._template)
 
     def _template(self, layer: LayerPlan, sequence: int) -> Template:
-        return self.store.template(TemplateKey(layer.kind, len(layer.bitwidths), sequence))
+        return self.store.template(layer.kind, len(layer.bitwidths), sequence)
 
     def layer_tensors(self, layer: int) -> dict[str, npt.NDArray[np.float32]]:
         """The tensors that belong to a layer as a whole, by slot."""

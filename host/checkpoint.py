@@ -16,7 +16,7 @@ from host.families import (
     FamilyName,
     find_family,
 )
-from host.head import Head, HeadDense, HeadKind, Pooling
+from host.head import Head, HeadDense
 from host.hub import locate
 from host.sentence_pooling import SentencePooling, read_sentence_pooling
 from host.tokenizer_file import read_max_tokens, read_tokenizer
@@ -24,6 +24,7 @@ from host.weight_files import WeightFiles, open_weights
 from host.weights import LayerNorm, LayerWeights, Linear, TableArray, Tables
 from shard_store.errors import CheckpointError
 from shard_store.geometry import Geometry
+from shard_store.head import HeadKind, Pooling
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from host.encoder_config import EncoderConfig
-from host.head import HeadActivation, HeadKind
 from shard_store.errors import CheckpointError
+from shard_store.head import HeadActivation, HeadKind
 
 FamilyName: TypeAlias = Literal["bert", "distilbert", "roberta"]
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
@@ -85,7 +85,7 @@ class Family:
         if kind is HeadKind.SEQUENCE_CLASSIFICATION:
             return self.sequence_head
         if kind is HeadKind.TOKEN_CLASSIFICATION:
-            return (DenseName("classifier", HeadActivation.LINEAR),)
+            return (DenseName("classifier", HeadActivation.NONE),)
         return ()
 
     def shapes(self, config: EncoderConfig, kind: HeadKind) -> Shapes:
@@ -138,7 +138,7 @@ BERT = Family(
     positions_after_padding=False,
     sequence_head=(
         DenseName("pooler.dense", HeadActivation.TANH),
-        DenseName("classifier", HeadActivation.LINEAR),
+        DenseName("classifier", HeadActivation.NONE),
     ),
 )
 DISTILBERT = Family(
@@ -161,7 +161,7 @@ DISTILBERT = Family(
     positions_after_padding=False,
     sequence_head=(
         DenseName("pre_classifier", HeadActivation.RELU),
-        DenseName("classifier", HeadActivation.LINEAR),
+        DenseName("classifier", HeadActivation.NONE),
     ),
 )
 ROBERTA = Family(
@@ -174,7 +174,7 @@ ROBERTA = Family(
     positions_after_padding=True,
     sequence_head=(
         DenseName("classifier.dense", HeadActivation.TANH),
-        DenseName("classifier.out_proj", HeadActivation.LINEAR),
+        DenseName("classifier.out_proj", HeadActivation.NONE),
     ),
 )
 FAMILIES = (BERT, DISTILBERT, ROBERTA)

@@ -2,8 +2,8 @@
 
 One conversion by TensorFlow's converter gives the float graph. From it two templates are cut: "float32" as it is, and
 "int8", in which the six matrices become per-channel int8 constants of FULLY_CONNECTED (activations are quantised at run
-time). In both, the matrices lie behind the flatbuffer as external buffers, in a fixed order, so that the loader can free or
-reuse that region as soon as the runtime has packed them; biases, scales and norms stay inside the flatbuffer.
+time). In both, the matrices lie behind the flatbuffer as external buffers, in a fixed order, so that the loader can free
+that region as soon as the runtime has packed them; biases, scales and norms stay inside the flatbuffer.
 """
 
 from dataclasses import dataclass, fields

@@ -1,35 +1,12 @@
 """What turns the last hidden states into an answer."""
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
 from host.encoder_config import ProblemType
-
-
-class HeadKind(str, Enum):
-    """The task of a checkpoint."""
-
-    EMBEDDING = "embedding"
-    SEQUENCE_CLASSIFICATION = "sequence_classification"
-    TOKEN_CLASSIFICATION = "token_classification"  # noqa: S105
-
-
-class Pooling(str, Enum):
-    """How the tokens of a text become one vector."""
-
-    CLS = "cls"  # the first token
-    MEAN = "mean"  # of the tokens that are not padding
-
-
-class HeadActivation(str, Enum):
-    """The non-linearity after a dense layer of the head."""
-
-    LINEAR = "linear"
-    TANH = "tanh"
-    RELU = "relu"
+from shard_store.head import HeadActivation, HeadKind, Pooling
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from host.head import Pooling
 from host.json_file import read_json
 from shard_store.errors import CheckpointError
+from shard_store.head import Pooling
 
 # Older files have one flag per mode, newer ones name the mode.
 _FLAGS = {

@@ -14,7 +14,8 @@ _DIRECT_REFUSED = (errno.EINVAL, errno.EOPNOTSUPP)
 
 def aligned_buffer(nbytes: int) -> memoryview:
     """Anonymous memory that starts on a page boundary, rounded up to whole pages: fit for direct reads."""
-    return memoryview(mmap.mmap(-1, max(1, -(-nbytes // PAGE_BYTES)) * PAGE_BYTES))
+    length = max(1, -(-nbytes // PAGE_BYTES)) * PAGE_BYTES
+    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def file_bytes(path: Path) -> int:

@@ -12,9 +12,10 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from host.head import Head, HeadActivation, HeadKind, Pooling
+from host.head import Head
 from host.weights import LayerNorm, LayerWeights, Linear, Tables
 from shard_store.geometry import Activation, Geometry
+from shard_store.head import HeadActivation, HeadKind, Pooling
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 LayerHook: TypeAlias = Callable[[int, LayerWeights], LayerWeights]

@@ -7,7 +7,7 @@ import pytest
 
 from host.checkpoint import Checkpoint, load_checkpoint
 from host.encoder_config import ProblemType
-from host.head import HeadActivation, HeadKind, Pooling
+from shard_store.head import HeadActivation, HeadKind, Pooling
 from host.weight_files import WeightFiles
 from host.weights import Float32Array
 from shard_store.errors import CheckpointError, FormatError
@@ -121,7 +121,7 @@ def test_families_and_heads(
 
 def test_sequence_head_layers() -> None:
     head = load_checkpoint(GOLDEN / "distilbert-sequence").head
-    assert [dense.activation for dense in head.dense] == [HeadActivation.RELU, HeadActivation.LINEAR]
+    assert [dense.activation for dense in head.dense] == [HeadActivation.RELU, HeadActivation.NONE]
     assert [dense.weight.shape for dense in head.dense] == [(32, 32), (2, 32)]
     assert head.labels == ("LABEL_0", "LABEL_1")
 

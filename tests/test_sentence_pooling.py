@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from host.head import Pooling
 from host.sentence_pooling import SentencePooling, read_sentence_pooling
 from shard_store.errors import CheckpointError
+from shard_store.head import Pooling
 
 
 def write(folder: Path, kinds: list[str], pooling: dict[str, object], path: str = "1_Pooling") -> None:
