@@ -21,7 +21,7 @@ Float32s = npt.NDArray[np.float32]
 Int8s = npt.NDArray[np.int8]
 
 MAGIC = b"SHRD"
-HEADER = struct.Struct("<4sB3xII")  # magic, bitwidth, number of outliers, length of the payload in bytes
+HEADER = struct.Struct("<4sIII")  # magic, bitwidth, number of outliers, length of the payload in bytes
 IDENTITY_CODEBOOK: Int8s = np.arange(256, dtype=np.uint8).view(np.int8)
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from shard_store.bitpack import CODE_PLANES, CodePlanes
 from shard_store.codec import ShardView
 from shard_store.geometry import EXACT_BITWIDTH, Cut, Geometry
+from shard_store.shard_layout import shard_layout
 
 CHUNK_GROUPS = 1 << 15  # the indices of a chunk take 256 KiB, so that they stay in the second-level cache
 
@@ -31,7 +32,7 @@ def slice_views(
     The matrices may hold the first m slices only: (m * rows, columns) if cut by rows, else (rows, m * columns).
     """
     views = []
-    for shape, matrix in zip(geometry.slice_matrices, matrices, strict=True):
+    for shape, matrix in zip(shard_layout(geometry, EXACT_BITWIDTH).matrices, matrices, strict=True):
         if shape.cut is Cut.ROWS:
             views.append(matrix[slice_index * shape.rows : (slice_index + 1) * shape.rows])
         else:
@@ -123,8 +124,11 @@ class Decoder:
             stop = min(start + chunk, part)
             index = self._index[: parts * (stop - start)].reshape(parts, -1)
             np.copyto(index, self._join(low[:, start:stop], high[start:stop], planes))
-            for row, out in zip(index, records[:, start:stop], strict=True):
-                table.take(row, out=out, mode="clip")
+            if stop - start == part:
+                table.take(index, out=records, mode="clip")
+            else:
+                for row, out in zip(index, records[:, start:stop], strict=True):
+                    table.take(row, out=out, mode="clip")
 
     def _join(
         self, low: npt.NDArray[np.uint8], high: npt.NDArray[np.uint8], planes: CodePlanes

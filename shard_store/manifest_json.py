@@ -126,6 +126,8 @@ def _parse_span(value: object, where: str) -> Span:
 def _parse_resident(fields: JsonFields) -> ResidentTensor:
     fields.text("dtype", "float32")
     shape = tuple(integer(size, fields.where, 1, MAX_FEATURES) for size in fields.array("shape", 2))
+    if not shape:
+        raise FormatError(f"{fields.where}: shape is empty")
     offset, crc32 = fields.integer("offset", 0, MAX_FILE_BYTES), fields.integer("crc32", 0, MAX_CRC32)
     return ResidentTensor(shape, Span(offset, 4 * math.prod(shape), crc32))
 

@@ -109,6 +109,7 @@ def edit(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         ("resident/layer.0.output.scale", ..., "layer.0.output.scale is missing"),
         ("resident/layer.0.output.bias/shape", [64], "has shape"),
         ("resident/layer.0.output.bias/shape", [1, 1, 1], "at most 2 values"),
+        ("resident/head.1.bias/shape", [], "shape is empty"),
         ("resident/layer.0.output.bias/offset", 1, "not a multiple of 64"),
         ("resident/layer.0.output.bias/offset", 0, "overlaps"),
         ("resident/layer.0.output.bias/dtype", "float64", "dtype: must be"),
