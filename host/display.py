@@ -1,0 +1,144 @@
+"""Tables and progress bars of the command line. Results go to standard output, progress to standard error."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from host.client import Classification, Classifications, Embeddings, Run
+from host.store_summary import StoreSummary
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Report = Callable[[str, int, int], None]  # stage, done, total
+MB = 1e6
+_NUMBERS_SHOWN = 4
+
+
+def out() -> Console:
+    """Standard output as it is now."""
+    return Console(highlight=False, markup=False)
+
+
+def print_json(value: "DataclassInstance") -> None:
+    """A dataclass as one JSON object."""
+    print(json.dumps(dataclasses.asdict(value), indent=2, default=_plain))
+
+
+def _plain(value: object) -> str:
+    assert isinstance(value, (Path, Enum)), type(value)
+    return str(value.value) if isinstance(value, Enum) else str(value)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A bar on standard error that shows the stage last reported."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=max(total, 1))
+
+        yield report
+
+
+def print_fields(value: "DataclassInstance") -> None:
+    """A flat dataclass, one field per line."""
+    table = _plain_table()
+    for field in dataclasses.fields(value):
+        table.add_row(field.name.replace("_", " "), _text(getattr(value, field.name)))
+    out().print(table)
+
+
+def _plain_table() -> Table:
+    return Table(box=None, show_header=False, pad_edge=False)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def print_summary(summary: StoreSummary) -> None:
+    """What `sti inspect` shows."""
+    facts = _plain_table()
+    for name, text in _facts(summary):
+        facts.add_row(name, text)
+    out().print(facts)
+    shards = Table("bits", "shards", "MB", "largest layer MB")
+    for width in summary.bitwidths:
+        shards.add_row(
+            str(width.bits), str(width.shards), f"{width.nbytes / MB:.2f}", f"{width.largest_layer_bytes / MB:.3f}"
+        )
+    out().print(shards)
+    files = Table("file", "MB", "SHA-256")
+    for file in summary.files:
+        files.add_row(file.name, f"{file.nbytes / MB:.2f}", file.sha256[:16])
+    files.add_row("total", f"{summary.total_bytes / MB:.2f}", "")
+    out().print(files)
+
+
+def _facts(summary: StoreSummary) -> Iterator[tuple[str, str]]:
+    sizes = summary.geometry
+    yield "model", f"{summary.model} ({summary.family})"
+    yield "head", f"{summary.head} {', '.join(summary.labels)}".strip()
+    yield "body", f"{sizes.layers} layers x {sizes.slices} slices"
+    yield "sizes", f"hidden {sizes.hidden}, {sizes.heads} heads, FFN {sizes.ffn}"
+    yield "tokens", f"at most {summary.max_tokens}, sequence lengths {_text(summary.sequences)}"
+    yield "resident", f"{summary.resident_tensors} tensors, {summary.resident_bytes / MB:.2f} MB"
+    for table in summary.tables:
+        yield f"table {table.name}", f"{table.rows} x {table.columns}, {table.nbytes / MB:.2f} MB on flash"
+    for kind in summary.templates:
+        lengths = f"slices {_text(kind.slices)}, sequence lengths {_text(kind.sequences)}"
+        yield f"templates {kind.kind}", f"{lengths}, {kind.nbytes / MB:.2f} MB"
+
+
+def print_answer(answer: Embeddings | Classifications, inputs: list[str]) -> None:
+    """One line per input (per token for token classification), then what ran."""
+    lines = _embedding_lines(answer, inputs) if isinstance(answer, Embeddings) else _label_lines(answer, inputs)
+    for line in lines:
+        out().print(line, soft_wrap=True)
+    print_run(answer.sti)
+
+
+def _embedding_lines(answer: Embeddings, inputs: list[str]) -> Iterator[str]:
+    for text, item in zip(inputs, answer.data, strict=True):
+        start = ", ".join(f"{number:.4f}" for number in item.embedding[:_NUMBERS_SHOWN])
+        yield f"{text}: [{start}, ...] ({len(item.embedding)} numbers)"
+
+
+def _label_lines(answer: Classifications, inputs: list[str]) -> Iterator[str]:
+    for text, item in zip(inputs, answer.data, strict=True):
+        if isinstance(item, Classification):
+            yield f"{text}: {item.label} ({item.score:.4f})"
+        else:
+            yield f"{text}:"
+            yield from (f"  {token.token}: {token.label} ({token.score:.4f})" for token in item.tokens)
+
+
+def print_run(run: Run) -> None:
+    """The run of an answer."""
+    sizes = Table("layers", "slices", "bits", "resident layers", "tokens", "model peak MB", "budget MB")
+    sizes.add_row(
+        str(run.layers), str(run.slices), _text(run.bits), str(run.resident_layers),
+        str(run.tokens), f"{run.model_peak_bytes / MB:.1f}", f"{run.budget_bytes / MB:.1f}",
+    )  # fmt: skip
+    times = Table("read ms", "prepare ms", "execute ms", "wait ms", "total ms")
+    times.add_row(*(f"{ms:.1f}" for ms in (run.read_ms, run.prepare_ms, run.execute_ms, run.wait_ms, run.total_ms)))
+    out().print(sizes)
+    out().print(times)
