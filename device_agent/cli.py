@@ -15,10 +15,11 @@ import uvicorn
 
 from device_agent.body_limit import DEFAULT_BODY_BYTES
 from device_agent.engine import Engine, EngineOptions
+from device_agent.listener import listen, url_of
 from device_agent.plan import MAX_LOADING_AGENTS, read_plan
 from device_agent.plan_choice import PlanChoice
 from device_agent.service import create_app
-from shard_store.errors import DeviceError, StiError
+from shard_store.errors import StiError
 from shard_store.reader import Store
 
 DEFAULT_PORT = 8765
@@ -142,26 +143,13 @@ def serve(options: argparse.Namespace) -> None:
     )
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     app = create_app(lambda: Engine(options.store, engine_options), default, options.max_body_bytes)
-    listener = _listen(options.host, options.port)
-    config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=GRACE_SECONDS)
-    server = Server(config, _url(listener))
+    listener = listen(options.host, options.port)
+    config = uvicorn.Config(app, log_config=None, lifespan="on", ws="none", timeout_graceful_shutdown=GRACE_SECONDS)
+    server = Server(config, url_of(listener))
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops in order, then raises the signal again for an earlier handler; the default one would kill.
         signal.signal(number, server.handle_exit)
     server.run([listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise DeviceError(f"cannot listen on {host}, port {port}: {error.strerror}; choose another --port") from error
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _whole(low: int, high: int | None = None) -> Callable[[str], int]:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from device_agent.pipeline import Cancelled
 from device_agent.schemas import ErrorAnswer, ErrorBody
-from device_agent.worker import BusyError, LoadFailedError, NotLoadedError
+from device_agent.worker import BusyError, JobFailedError, LoadFailedError, NotLoadedError
 from shard_store.errors import (
     BudgetError,
     ChecksumError,
@@ -62,6 +62,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(NotLoadedError, _not_loaded)
     app.add_exception_handler(LoadFailedError, _load_failed)
     app.add_exception_handler(BusyError, _busy)
+    app.add_exception_handler(JobFailedError, _job_failed)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
@@ -111,7 +112,10 @@ async def _http(_: Request, error: Exception) -> Response:
     return error_answer(error.status_code, INVALID_REQUEST, code, str(error.detail), headers=error.headers)
 
 
+async def _job_failed(_: Request, error: Exception) -> Response:
+    return error_answer(500, "agent_error", "internal", str(error))
+
+
 async def _unexpected(_: Request, error: Exception) -> Response:
-    # The server itself logs the traceback.
-    message = f"the agent failed unexpectedly ({type(error).__name__}); see its log"
-    return error_answer(500, "agent_error", "internal", message)
+    # A mistake in the service itself. The server logs the traceback.
+    return error_answer(500, "agent_error", "internal", f"the agent failed unexpectedly ({type(error).__name__})")

@@ -56,6 +56,10 @@ class BusyError(Exception):
     """Too many requests are waiting."""
 
 
+class JobFailedError(Exception):
+    """A job failed in a way that nobody foresaw; the message is one line, the traceback is in the log."""
+
+
 class Worker:
     """One model in one thread. Every method is called on the event loop and returns to it at once or awaits."""
 
@@ -95,7 +99,7 @@ class Worker:
     async def run(self, job: Callable[[Model, Gone], T], gone: asyncio.Task[None]) -> T:
         """Run a job when its turn comes; as soon as `gone` is done it loses its turn or is told to stop.
 
-        Raises BusyError, Cancelled, or what the job raises.
+        Raises BusyError, Cancelled, the StiError of the job, or JobFailedError for any other.
         """
         model = self.model
         if self.waiting >= self._max_waiting:
@@ -103,7 +107,7 @@ class Worker:
         stop = Event()
         self.waiting += 1
         try:
-            queued = self._thread.submit(job, model, lambda: stop.is_set() or self._closing.is_set())
+            queued = self._thread.submit(_guarded, job, model, lambda: stop.is_set() or self._closing.is_set())
             work = asyncio.wrap_future(queued)
             work.add_done_callback(_look_at)
             both: set[asyncio.Future[T] | asyncio.Task[None]] = {work, gone}
@@ -124,6 +128,17 @@ class Worker:
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
         if self._loaded is not None:
             self._loaded.close()
+
+
+def _guarded(job: Callable[[Model, Gone], T], model: Model, gone: Gone) -> T:
+    """Log what is nobody's mistake but ours here: the server would do so too, but then drop the connection."""
+    try:
+        return job(model, gone)
+    except StiError:
+        raise
+    except Exception as error:
+        logger.exception("a request failed unexpectedly")
+        raise JobFailedError(f"the agent failed unexpectedly ({type(error).__name__}); see its log") from error
 
 
 def _look_at(work: "asyncio.Future[T]") -> None:

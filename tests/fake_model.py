@@ -1,0 +1,105 @@
+"""A model without weights for tests of what surrounds one: answers at once, on command, or with an error."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Event
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.answers import embedding_size
+from device_agent.engine import Answer, RunReport
+from device_agent.memory import Ledger
+from device_agent.phases import PhaseTimes
+from device_agent.pipeline import Cancelled
+from device_agent.plan import Plan, uniform_plan
+from device_agent.text import Text, Tokens
+from shard_store.head import Head, HeadKind
+from shard_store.manifest import Manifest
+
+
+def with_head(manifest: Manifest, kind: HeadKind, labels: Sequence[str] = ()) -> Manifest:
+    """The manifest of a small store with another head: 24 features, or any number of labels."""
+    resident, old = dict(manifest.resident), manifest.description.head
+    layers = old.layers[:1] if kind is HeadKind.EMBEDDING else old.layers
+    if labels:
+        weight, bias = old.layers[-1].weight, old.layers[-1].bias
+        resident[weight] = replace(resident[weight], shape=(len(labels), 24))
+        resident[bias] = replace(resident[bias], shape=(len(labels),))
+    head = Head(kind, old.pooling, kind is HeadKind.EMBEDDING, tuple(labels), layers)
+    return replace(manifest, description=replace(manifest.description, head=head), resident=resident)
+
+
+def fake_tokens(text: Text) -> Tokens:
+    """One token per word."""
+    words = (text if isinstance(text, str) else " ".join(text)).split()
+    numbers = np.arange(len(words))
+    return Tokens(numbers, numbers, tuple(words))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What `answer` was asked."""
+
+    inputs: tuple[Text, ...]
+    plan: Plan
+    truncate: bool
+
+
+@dataclass
+class FakeModel:
+    """Stands where an Engine does. Set `failure` to raise, `hold` to make answers wait for `release` or a cancel."""
+
+    manifest: Manifest
+    failure: Exception | None = None
+    hold: bool = False
+    budget_bytes: int = 1000
+    ledger: Ledger = field(default_factory=Ledger)
+    calls: list[Call] = field(default_factory=list)
+    begun: Event = field(default_factory=Event)
+    release: Event = field(default_factory=Event)
+    cancelled: Event = field(default_factory=Event)
+    closed: Event = field(default_factory=Event)
+
+    def uniform_plan(self, bits: int | None = None, layers: int | None = None, slices: int | None = None) -> Plan:
+        return uniform_plan(self.manifest, 8 if bits is None else bits, layers, slices)
+
+    def answer(
+        self,
+        inputs: Sequence[Text],
+        plan: Plan | None = None,
+        *,
+        truncate: bool = False,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Answer:
+        assert plan is not None
+        plan.check(self.manifest)
+        self.calls.append(Call(tuple(inputs), plan, truncate))
+        self.begun.set()
+        if self.failure:
+            raise self.failure
+        while self.hold and not self.release.wait(0.01):
+            if cancelled():
+                self.cancelled.set()
+                raise Cancelled("cancelled")
+        tokens = tuple(fake_tokens(text) for text in inputs)
+        return Answer(tuple(self.output(len(item)) for item in tokens), tokens, _report(plan, tokens))
+
+    def output(self, tokens: int) -> npt.NDArray[np.float32]:
+        """(24,) for embeddings, (labels,) or (tokens, labels) otherwise, from the number of tokens alone."""
+        head = self.manifest.description.head
+        if head.kind is HeadKind.EMBEDDING:
+            return np.linspace(0.1, tokens, embedding_size(self.manifest), dtype=np.float32)
+        logits = np.roll(np.linspace(-1, 1, len(head.labels), dtype=np.float32), tokens)
+        return np.stack([np.roll(logits, n) for n in range(tokens)]) if head.kind.value.startswith("token") else logits
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def _report(plan: Plan, tokens: Sequence[Tokens]) -> RunReport:
+    return RunReport(
+        layers=len(plan.layers), slices=plan.slices, bits=plan.bitwidths, resident_layers=1,
+        tokens=sum(map(len, tokens)), sequences=(16,), passes=1, times=PhaseTimes(1.0, 2.0, 3.0, 4.0, 5.0),
+        budget_bytes=1000, model_peak_bytes=900, process_peak_bytes=5000,
+    )  # fmt: skip
