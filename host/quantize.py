@@ -18,7 +18,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 SHARED_RANGE = 12.0  # row deviations that the lattice spans where all bitwidths share its scales
 FREE_RANGE = 8.0  # the same at 2 to 6 bits where a slice owns its rows: 8-bit shards have scales of their own
-OUTLIER_DEVIATIONS = {2: 3.5, 3: 3.5, 4: 4.0, 5: 4.0, 6: 4.0}
+OUTLIER_DEVIATIONS = 3.5
 LINEAR_BITWIDTH = 8
 _LEAST_SCALE = 1e-30  # a row of zeros still needs a positive, normal float32
 
@@ -43,7 +43,7 @@ def quantize(matrix: npt.ArrayLike, bitwidth: int, scales: Float32Array | None =
     positions = weights / row_scales.astype(np.float64)[:, None]  # in units of the lattice
     if bitwidth == LINEAR_BITWIDTH:
         return QuantizedMatrix.linear(to_levels(positions), row_scales)
-    codebook, limit = slice_codebook(positions, bitwidth, OUTLIER_DEVIATIONS[bitwidth])
+    codebook, limit = slice_codebook(positions, bitwidth, OUTLIER_DEVIATIONS)
     return assemble(positions, np.abs(positions) > limit, codebook, row_scales)
 
 

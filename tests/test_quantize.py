@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from host.quantize import OUTLIER_DEVIATIONS, Float32Array, quantize, shared_scales
+from host.quantize import Float32Array, quantize, shared_scales
 from shard_store.codec import QuantizedMatrix
 from shard_store.errors import CheckpointError
 from shard_store.geometry import LATTICE_BITWIDTHS
@@ -145,7 +145,3 @@ def test_bad_arguments_are_one_clear_line(
     with pytest.raises(CheckpointError, match=message) as caught:
         quantize(weights, bitwidth, scales)
     assert "\n" not in str(caught.value)
-
-
-def test_every_codebook_bitwidth_has_an_outlier_threshold() -> None:
-    assert set(OUTLIER_DEVIATIONS) == set(CODEBOOK_BITWIDTHS)
