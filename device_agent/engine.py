@@ -6,6 +6,7 @@ from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -197,3 +198,11 @@ class Engine:
         with self._lock:
             self._pipeline.close()
             self._runtime.close()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -39,7 +39,8 @@ class Activations:
     @property
     def hidden(self) -> npt.NDArray[np.float32]:
         """The current hidden states (sequence, hidden)."""
-        return self.current.array[0]
+        states: npt.NDArray[np.float32] = self.current.array[0]
+        return states
 
     def advance(self) -> None:
         """The output becomes the next input."""

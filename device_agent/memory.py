@@ -6,7 +6,7 @@ It does not cover the idle agent itself (Python, the runtime's code, the HTTP se
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from device_agent.plan import LayerPlan, Plan, Residency
@@ -82,17 +82,22 @@ def fit_residency(plan: Plan, footprint: Footprint, budget_bytes: int) -> Plan:
     """Make undecided layers resident, from the bottom up for as long as the budget holds, and stream the others.
 
     Bottom first, because the first layers are needed before anything else can have been loaded (STI, section 5.3), and
-    a fixed set, because a cyclic visit defeats any least-recently-used order. Raises BudgetError if nothing fits.
+    a fixed set, because a cyclic visit defeats any least-recently-used order. Where not even streaming fits, fewer
+    layers are in flight; raises BudgetError if one alone is too many.
     """
     residency = [layer.residency or Residency.STREAMED for layer in plan.layers]
-    check_budget(plan.with_residency(residency), footprint, budget_bytes)
-    for index, layer in enumerate(plan.layers):
-        if layer.residency is None:
-            residency[index] = Residency.RESIDENT
-            if footprint.peak_bytes(plan.with_residency(residency)) > budget_bytes:
-                residency[index] = Residency.STREAMED
-                break
-    return plan.with_residency(residency)
+    plan, undecided = plan.with_residency(residency), [layer.residency is None for layer in plan.layers]
+    while footprint.peak_bytes(plan) > budget_bytes and plan.layers_in_flight > 1:
+        in_flight = plan.layers_in_flight - 1
+        plan = replace(plan, layers_in_flight=in_flight, loading_agents=min(plan.loading_agents, in_flight))
+    check_budget(plan, footprint, budget_bytes)
+    for index in [index for index, free in enumerate(undecided) if free]:
+        residency[index] = Residency.RESIDENT
+        trial = plan.with_residency(residency)
+        if footprint.peak_bytes(trial) > budget_bytes:
+            break
+        plan = trial
+    return plan
 
 
 def check_budget(plan: Plan, footprint: Footprint, budget_bytes: int) -> None:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from tokenizers import Tokenizer
 
 from host.calibrate import HessianAccumulator, HessianFactor
 from host.checkpoint import Checkpoint
-from host.transformer import MASKED, LayerTensors, LayerTrace, layer_forward
+from host.transformer import MASKED, LayerTensors, LayerTrace, layer_forward, tf
 from host.weights import LayerNorm, LayerWeights
 from shard_store.errors import CheckpointError
 from shard_store.geometry import Geometry

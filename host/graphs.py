@@ -1,9 +1,9 @@
 """Layer templates: a .tflite graph whose weights are holes that the loading agent fills in.
 
 One conversion by TensorFlow's converter gives the float graph. From it two templates are cut: "float32" as it is, and
-"int8", in which the six matrices become per-channel int8 constants of FULLY_CONNECTED (activations are quantised at run
-time). In both, the matrices lie behind the flatbuffer as external buffers, in a fixed order, so that the loader can free
-that region as soon as the runtime has packed them; biases, scales and norms stay inside the flatbuffer.
+"int8", in which the six matrices become per-channel int8 constants of FULLY_CONNECTED (activations are quantised at
+run time). In both, the matrices lie behind the flatbuffer as external buffers, in a fixed order, so that the loader can
+free that region as soon as the runtime has packed them; biases, scales and norms stay inside the flatbuffer.
 """
 
 from dataclasses import dataclass, fields
@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 import flatbuffers
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-from host.transformer import LayerTensors, Tensor, layer_forward
+from host.quiet import quiet_stderr
+from host.transformer import LayerTensors, Tensor, layer_forward, tf
 from shard_store.errors import ExecutorError
 from shard_store.geometry import Geometry
 from shard_store.template import Slot, Template, TemplateKind
@@ -26,6 +26,7 @@ WEIGHTS_ALIGNMENT = 4096  # whole pages, so that packed weights can be given bac
 
 _MATRICES = ("query", "key", "value", "output", "ffn_up", "ffn_down")
 _BIASES = tuple(f"{name}_bias" for name in _MATRICES)
+_INPUTS = ("hidden", "mask")
 _NORMS = ("attention_norm_gamma", "attention_norm_beta", "ffn_norm_gamma", "ffn_norm_beta")
 _PLACEHOLDER_OFFSET = 1 << 40  # any non-zero value: the field must be present before it is known
 
@@ -63,8 +64,9 @@ def _convert(geometry: Geometry, slices: int, sequence: int) -> LayerGraph:
             head_width=geometry.head_width, activation=geometry.activation, norm_eps=geometry.norm_eps,
         ).hidden  # fmt: skip
 
-    concrete = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
-    converted = tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
+    with quiet_stderr():
+        concrete = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
+        converted = tf.lite.TFLiteConverter.from_concrete_functions([concrete], trackable_obj=tf.Module()).convert()
     return LayerGraph(converted, _locate(converted, weights))
 
 
@@ -90,9 +92,10 @@ def _locate(flatbuffer: bytes, weights: dict[str, npt.NDArray[np.float32]]) -> d
         data = model.buffers[tensor.buffer].data
         if data is not None and (name := name_of.get(np.asarray(data, np.uint8).tobytes())):
             tensor_of[name] = index
-    inputs = {graph.tensors[index].name.decode().split(":")[0]: index for index in graph.inputs}
-    tensor_of.update({name: inputs[name] for name in _NORMS if name in inputs})
-    expected = {field.name for field in fields(LayerTensors)}
+    for index in graph.inputs:
+        name = graph.tensors[index].name.decode().split(":")[0].removeprefix("serving_default_")
+        tensor_of[name] = index
+    expected = {*_INPUTS, *(field.name for field in fields(LayerTensors))}
     if missing := sorted(expected - tensor_of.keys()):
         raise ExecutorError(f"the TFLite converter rewrote {', '.join(missing)}; use a tested tensorflow version")
     return tensor_of
@@ -103,7 +106,8 @@ def _cut(graph: LayerGraph, kind: TemplateKind, slices: int, sequence: int) -> T
     model = schema.ModelT.InitFromPackedBuf(graph.flatbuffer, 0)
     subgraph = model.subgraphs[0]
     model.description, model.metadata, model.metadataBuffer = "layer", [], []
-    subgraph.inputs = np.asarray([i for i in subgraph.inputs if i not in graph.tensor_of.values()], np.int32)
+    model.signatureDefs = []
+    subgraph.inputs = np.asarray([graph.tensor_of[name] for name in _INPUTS], np.int32)
     for name in _NORMS:
         _make_constant(model, subgraph.tensors[graph.tensor_of[name]])
     if kind is TemplateKind.INT8:

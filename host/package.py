@@ -72,7 +72,7 @@ def package(source: str, out: Path, options: PackageOptions, progress: Progress)
         _add_embeddings(writer, checkpoint)
         _add_head(writer, checkpoint)
         _add_templates(writer, description, options.bitwidths, progress)
-        _add_layers(writer, checkpoint, geometry, options.bitwidths, texts, progress)
+        _add_layers(writer, checkpoint, geometry, options, texts, progress=progress)
         writer.finish()
     return PackageReport(
         out, description.model, description.family, geometry.layers, geometry.slices,
@@ -131,9 +131,10 @@ def _add_templates(
 
 
 def _add_layers(
-    writer: StoreWriter, checkpoint: Checkpoint, geometry: Geometry,
-    bitwidths: Sequence[int], texts: Sequence[str], progress: Progress,
+    writer: StoreWriter, checkpoint: Checkpoint, geometry: Geometry, options: PackageOptions, texts: Sequence[str],
+    *, progress: Progress,
 ) -> None:  # fmt: skip
+    bitwidths = options.bitwidths
     capture = Capture(checkpoint, geometry, texts) if texts else None
     lattice = set(bitwidths) & set(LATTICE_BITWIDTHS)
     steps = geometry.layers * len(bitwidths)

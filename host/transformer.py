@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import tensorflow as tf
-
+from host.quiet import quiet_stderr
 from shard_store.geometry import Activation
+
+with quiet_stderr():
+    import tensorflow as tf
 
 Tensor = Any  # TensorFlow ships no usable type for tensors
 

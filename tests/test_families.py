@@ -5,8 +5,8 @@ import pytest
 
 from host.checkpoint import load_checkpoint
 from host.families import BERT, DISTILBERT, ROBERTA, Family, find_family
-from host.head import HeadKind
 from shard_store.errors import CheckpointError
+from shard_store.head import HeadKind
 from tests.model_copies import copy_model, edit_json
 
 
