@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 
 from host.calibrate import HessianAccumulator, HessianFactor
 from host.checkpoint import Checkpoint
-from host.transformer import MASKED, LayerTensors, LayerTrace, layer_forward, tf
+from host.quiet_tensorflow import tf
+from host.transformer import MASKED, LayerTensors, LayerTrace, layer_forward
 from host.weights import LayerNorm, LayerWeights
 from shard_store.errors import CheckpointError
 from shard_store.geometry import Geometry

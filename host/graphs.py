@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
-from host.quiet import quiet_stderr
-from host.transformer import LayerTensors, Tensor, layer_forward, tf
+from host.quiet_tensorflow import quiet_stderr, tf
+from host.transformer import LayerTensors, Tensor, layer_forward
 from shard_store.errors import ExecutorError
 from shard_store.geometry import Geometry
 from shard_store.template import Slot, Template, TemplateKind

@@ -4,11 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from host.quiet import quiet_stderr
+from host.quiet_tensorflow import tf
 from shard_store.geometry import Activation
-
-with quiet_stderr():
-    import tensorflow as tf
 
 Tensor = Any  # TensorFlow ships no usable type for tensors
 

@@ -37,8 +37,9 @@ def golden_case(folder: Path, name: str) -> dict[str, Any]:
     return case
 
 
-def streamed(plan: Plan, **changes: int) -> Plan:
-    return replace(plan.with_residency([Residency.STREAMED] * len(plan.layers)), **changes)
+def streamed(plan: Plan, agents: int = 1, in_flight: int = 2) -> Plan:
+    plan = plan.with_residency([Residency.STREAMED] * len(plan.layers))
+    return replace(plan, loading_agents=agents, layers_in_flight=in_flight)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -138,7 +139,7 @@ def test_streamed_equals_resident_byte_for_byte(bits: int, minilm_store: Path) -
         assert resident.report.times.read_ms == 0.0
     for agents, in_flight in ((1, 1), (1, 2), (2, 3), (3, 6)):
         with Engine(minilm_store) as engine:
-            plan = streamed(engine.uniform_plan(bits), loading_agents=agents, layers_in_flight=in_flight)
+            plan = streamed(engine.uniform_plan(bits), agents, in_flight)
             answer = engine.answer(texts, plan)
             assert answer.report.times.read_ms > 0.0
             for one, other in zip(resident.outputs, answer.outputs, strict=True):
@@ -223,7 +224,7 @@ def test_a_damaged_shard_is_named_and_the_engine_stays_usable(golden_models: Pat
 
 def test_cancelling_stops_between_layers_and_frees_what_was_loaded(minilm_store: Path) -> None:
     with Engine(minilm_store) as engine:
-        plan = streamed(engine.uniform_plan(8), layers_in_flight=3)
+        plan = streamed(engine.uniform_plan(8), in_flight=3)
         engine.answer(["warm up"], plan)
         held, calls = engine.ledger.held_bytes, iter([False, False, True])
         with pytest.raises(Cancelled):

@@ -1,9 +1,11 @@
-"""Keeps TensorFlow's C++ chatter off the user's terminal; its errors arrive as exceptions all the same."""
+"""TensorFlow, imported here only: keeps TensorFlow's C++ chatter off the user's terminal; its errors arrive as exceptions all the same."""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+__all__ = ["quiet_stderr", "tf"]
 
 
 @contextmanager
@@ -20,3 +22,7 @@ def quiet_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+with quiet_stderr():
+    import tensorflow as tf
