@@ -1,4 +1,4 @@
-"""TensorFlow, imported here only: keeps TensorFlow's C++ chatter off the user's terminal; its errors arrive as exceptions all the same."""
+"""TensorFlow, imported only here and quietly: what goes wrong arrives as exceptions, the rest is chatter."""
 
 import os
 import sys
