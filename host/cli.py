@@ -1,5 +1,6 @@
 """`sti`: packages models, brings them to devices and asks them."""
 
+import logging
 import os
 import sys
 from enum import Enum
@@ -70,6 +71,7 @@ def package_command(
     """Cut a model into shards at several bitwidths and write them as a store."""
     bitwidths, sequences = _numbers(bits), _numbers(seq)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # TensorFlow's Python side
     from host.package import PackageOptions, package  # noqa: PLC0415 - it imports TensorFlow, which takes seconds
 
     with display.progress_bar() as progress:
@@ -184,7 +186,7 @@ def _device(kind: DeviceKind, root: Path | None) -> Device:
 
 def _pairs(texts: list[str]) -> list[tuple[str, str]]:
     if len(texts) % 2:
-        raise RequestError(f"--pair takes an even number of texts, not {len(texts)}")
+        raise typer.BadParameter(f"--pair takes an even number of texts, not {len(texts)}")
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 

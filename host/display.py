@@ -60,12 +60,20 @@ def print_fields(value: "DataclassInstance") -> None:
     """A flat dataclass, one field per line."""
     table = _plain_table()
     for field in dataclasses.fields(value):
-        table.add_row(field.name.replace("_", " "), _text(getattr(value, field.name)))
+        content = getattr(value, field.name)
+        if field.name.endswith("_bytes") and content is not None:
+            table.add_row(field.name.removesuffix("_bytes").replace("_", " "), _size(content))
+        elif content is not None:
+            table.add_row(field.name.replace("_", " "), _text(content))
     out().print(table)
 
 
 def _plain_table() -> Table:
     return Table(box=None, show_header=False, pad_edge=False)
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / MB:.2f} MB" if nbytes >= MB else f"{nbytes / 1e3:.2f} kB"
 
 
 def _text(value: object) -> str:
@@ -80,16 +88,14 @@ def print_summary(summary: StoreSummary) -> None:
     for name, text in _facts(summary):
         facts.add_row(name, text)
     out().print(facts)
-    shards = Table("bits", "shards", "MB", "largest layer MB")
+    shards = Table("bits", "shards", "size", "largest layer")
     for width in summary.bitwidths:
-        shards.add_row(
-            str(width.bits), str(width.shards), f"{width.nbytes / MB:.2f}", f"{width.largest_layer_bytes / MB:.3f}"
-        )
+        shards.add_row(str(width.bits), str(width.shards), _size(width.nbytes), _size(width.largest_layer_bytes))
     out().print(shards)
-    files = Table("file", "MB", "SHA-256")
+    files = Table("file", "size", "SHA-256")
     for file in summary.files:
-        files.add_row(file.name, f"{file.nbytes / MB:.2f}", file.sha256[:16])
-    files.add_row("total", f"{summary.total_bytes / MB:.2f}", "")
+        files.add_row(file.name, _size(file.nbytes), file.sha256[:16])
+    files.add_row("total", _size(summary.total_bytes), "")
     out().print(files)
 
 
@@ -100,12 +106,12 @@ def _facts(summary: StoreSummary) -> Iterator[tuple[str, str]]:
     yield "body", f"{sizes.layers} layers x {sizes.slices} slices"
     yield "sizes", f"hidden {sizes.hidden}, {sizes.heads} heads, FFN {sizes.ffn}"
     yield "tokens", f"at most {summary.max_tokens}, sequence lengths {_text(summary.sequences)}"
-    yield "resident", f"{summary.resident_tensors} tensors, {summary.resident_bytes / MB:.2f} MB"
+    yield "resident", f"{summary.resident_tensors} tensors, {_size(summary.resident_bytes)}"
     for table in summary.tables:
-        yield f"table {table.name}", f"{table.rows} x {table.columns}, {table.nbytes / MB:.2f} MB on flash"
+        yield f"table {table.name}", f"{table.rows} x {table.columns}, {_size(table.nbytes)} on flash"
     for kind in summary.templates:
         lengths = f"slices {_text(kind.slices)}, sequence lengths {_text(kind.sequences)}"
-        yield f"templates {kind.kind}", f"{lengths}, {kind.nbytes / MB:.2f} MB"
+        yield f"templates {kind.kind}", f"{lengths}, {_size(kind.nbytes)}"
 
 
 def print_answer(answer: Embeddings | Classifications, inputs: list[str]) -> None:

@@ -23,6 +23,9 @@ STOP_SECONDS = 15.0
 _HEALTH_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 
+# Agents outlive the LocalDevice that started them; any other one in this process may have to collect them.
+_children: dict[int, "subprocess.Popen[bytes]"] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class _Listening:
@@ -40,7 +43,6 @@ class LocalDevice(LocalFiles):
         self._record_path = self.root / "agent.json"
         self._out_path = self.root / "agent.out"
         self._log_path = self.root / "agent.log"
-        self._started: subprocess.Popen[bytes] | None = None
 
     def start_agent(self, store: str, options: Sequence[str] = ()) -> str:
         """Start the agent and wait until its model is loaded. Raises DeviceError, with the agent's own reason."""
@@ -65,10 +67,11 @@ class LocalDevice(LocalFiles):
         command = [sys.executable, "-m", "device_agent.cli", "serve", "--store", str(store), "--port", "0", *options]
         with self._out_path.open("wb") as out, self._log_path.open("wb") as log:
             # A session of its own, so that the agent outlives the terminal it was started from.
-            self._started = subprocess.Popen(  # noqa: S603 - our own program
+            process = subprocess.Popen(  # noqa: S603 - our own program
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True
             )
-        return self._started
+        _children[process.pid] = process
+        return process
 
     def _wait_listening(self, process: "subprocess.Popen[bytes]") -> str:
         for _ in _polls(START_SECONDS):
@@ -108,7 +111,7 @@ class LocalDevice(LocalFiles):
             return None
         except (OSError, ValidationError) as error:
             raise DeviceError(f"{self._record_path} cannot be read; remove it") from error
-        if self._is_agent(record):
+        if _is_agent(record):
             return record
         self._record_path.unlink(missing_ok=True)
         return None
@@ -121,31 +124,33 @@ class LocalDevice(LocalFiles):
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.kill(record.pid, number)
-            if any(not self._is_alive(record.pid) for _ in _polls(STOP_SECONDS)):
+            if any(not _is_alive(record.pid) for _ in _polls(STOP_SECONDS)):
                 break
         self._record_path.unlink(missing_ok=True)
         return True
 
-    def _is_agent(self, record: RunningAgent) -> bool:
-        """Whether the process still is the agent: its number may have gone to another since."""
-        if not self._is_alive(record.pid):
-            return False
-        try:
-            with AgentClient(record.url, _HEALTH_SECONDS) as client:
-                return client.health().pid == record.pid
-        except DeviceError:
-            return False
 
-    def _is_alive(self, pid: int) -> bool:
-        """False also for a process that ended and that nobody has collected."""
-        if self._started and self._started.pid == pid:
-            return self._started.poll() is None
-        try:
-            os.kill(pid, 0)
-        except OSError:
-            return False
-        stat = Path(f"/proc/{pid}/stat")
-        return not stat.exists() or stat.read_text("utf-8", "replace").rpartition(")")[2].split()[0] != "Z"
+def _is_agent(record: RunningAgent) -> bool:
+    """Whether the process still is the agent: its number may have gone to another since."""
+    if not _is_alive(record.pid):
+        return False
+    try:
+        with AgentClient(record.url, _HEALTH_SECONDS) as client:
+            return client.health().pid == record.pid
+    except DeviceError:
+        return False
+
+
+def _is_alive(pid: int) -> bool:
+    """False also for a process that ended and that nobody has collected."""
+    if child := _children.get(pid):
+        return child.poll() is None
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text("utf-8", "replace").rpartition(")")[2].split()[0] != "Z"
 
 
 def _polls(seconds: float) -> Iterator[None]:

@@ -52,7 +52,7 @@ def push(store_path: Path, device: Device, progress: Progress, name: str | None 
     with Store.open(store_path) as store:
         store.verify(lambda file, done, total: progress(f"verify {file}", done, total))
         files = _files_to_push(store)
-        name = name or store_name(store.manifest.description.model)
+        name = store_name(store.manifest.description.model) if name is None else name
     if not _STORE_NAME.fullmatch(name) or _RESERVED.search(name):
         raise DeviceError(f"{name!r} cannot name a store; use letters, digits, '-' and '_'")
     version = files[MANIFEST_FILE].sha256[:_HASH_DIGITS]

@@ -61,6 +61,13 @@ class FakeModel:
     cancelled: Event = field(default_factory=Event)
     closed: Event = field(default_factory=Event)
 
+    def reset(self) -> None:
+        """As new."""
+        self.failure, self.hold, self.ledger = None, False, Ledger()
+        self.calls.clear()
+        for event in (self.begun, self.release, self.cancelled, self.closed):
+            event.clear()
+
     def uniform_plan(self, bits: int | None = None, layers: int | None = None, slices: int | None = None) -> Plan:
         return uniform_plan(self.manifest, 8 if bits is None else bits, layers, slices)
 

@@ -9,7 +9,11 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from device_agent.body_limit import DEFAULT_BODY_BYTES
 from device_agent.listener import listen, url_of
+from device_agent.plan_choice import PlanChoice
+from device_agent.service import create_app
+from device_agent.worker import MAX_WAITING, Model
 
 PATIENCE_SECONDS = 20.0
 
@@ -30,6 +34,19 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
         server.should_exit = True
         thread.join(PATIENCE_SECONDS)
     assert not thread.is_alive()
+
+
+@contextmanager
+def serving_loaded(
+    model: Model,
+    default: PlanChoice | None = None,
+    body_bytes: int = DEFAULT_BODY_BYTES,
+    max_waiting: int = MAX_WAITING,
+) -> Iterator[httpx.Client]:
+    """`serving`, once the model is loaded."""
+    with serving(create_app(lambda: model, default, body_bytes, max_waiting)) as client:
+        eventually(lambda: client.get("/health").status_code == 200)
+        yield client
 
 
 def eventually(condition: Callable[[], bool]) -> None:

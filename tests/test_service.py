@@ -5,7 +5,6 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
@@ -15,12 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_agent.body_limit import DEFAULT_BODY_BYTES
 from device_agent.head import softmax
 from device_agent.plan import plan_to_json, uniform_plan
 from device_agent.plan_choice import PlanChoice
 from device_agent.service import create_app
-from device_agent.worker import MAX_WAITING
 from shard_store.errors import (
     BudgetError,
     ChecksumError,
@@ -33,7 +30,7 @@ from shard_store.errors import (
 from shard_store.head import HeadKind
 from shard_store.manifest import Manifest
 from tests.fake_model import FakeModel, with_head
-from tests.http_server import eventually, serving
+from tests.http_server import eventually, serving, serving_loaded
 from tests.stores import write_store
 
 LABELS = ("bad", "good", "schön")
@@ -44,39 +41,40 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return write_store(tmp_path_factory.mktemp("store") / "small", bitwidths=(2, 8))
 
 
-@pytest.fixture
-def embedder(manifest: Manifest) -> FakeModel:
-    return FakeModel(with_head(manifest, HeadKind.EMBEDDING))
+@pytest.fixture(scope="module")
+def embedding_server(manifest: Manifest) -> Iterator[tuple[FakeModel, httpx.Client]]:
+    model = FakeModel(with_head(manifest, HeadKind.EMBEDDING))
+    with serving_loaded(model) as client:
+        yield model, client
+
+
+@pytest.fixture(scope="module")
+def classifying_server(manifest: Manifest) -> Iterator[tuple[FakeModel, httpx.Client]]:
+    model = FakeModel(with_head(manifest, HeadKind.SEQUENCE_CLASSIFICATION, LABELS))
+    with serving_loaded(model) as client:
+        yield model, client
 
 
 @pytest.fixture
-def classifier(manifest: Manifest) -> FakeModel:
-    return FakeModel(with_head(manifest, HeadKind.SEQUENCE_CLASSIFICATION, LABELS))
+def embedder(embedding_server: tuple[FakeModel, httpx.Client]) -> FakeModel:
+    embedding_server[0].reset()
+    return embedding_server[0]
 
 
 @pytest.fixture
-def embedding_client(embedder: FakeModel) -> Iterator[httpx.Client]:
-    with serving_loaded(embedder) as client:
-        yield client
+def classifier(classifying_server: tuple[FakeModel, httpx.Client]) -> FakeModel:
+    classifying_server[0].reset()
+    return classifying_server[0]
 
 
 @pytest.fixture
-def classifying_client(classifier: FakeModel) -> Iterator[httpx.Client]:
-    with serving_loaded(classifier) as client:
-        yield client
+def embedding_client(embedder: FakeModel, embedding_server: tuple[FakeModel, httpx.Client]) -> httpx.Client:
+    return embedding_server[1]
 
 
-@contextmanager
-def serving_loaded(
-    model: FakeModel,
-    default: PlanChoice | None = None,
-    body_bytes: int = DEFAULT_BODY_BYTES,
-    max_waiting: int = MAX_WAITING,
-) -> Iterator[httpx.Client]:
-    """`serving`, once the model is loaded."""
-    with serving(create_app(lambda: model, default, body_bytes, max_waiting)) as client:
-        eventually(lambda: client.get("/health").status_code == 200)
-        yield client
+@pytest.fixture
+def classifying_client(classifier: FakeModel, classifying_server: tuple[FakeModel, httpx.Client]) -> httpx.Client:
+    return classifying_server[1]
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
