@@ -80,8 +80,10 @@ def _add_network(group: "argparse._ArgumentGroup") -> None:
         "--max-body-bytes", type=_whole(1), default=DEFAULT_BODY_BYTES, metavar="N",
         help="largest request body (default: %(default)s)",
     )  # fmt: skip
-    levels = ("debug", "info", "warning", "error")
-    group.add_argument("--log-level", choices=levels, default="info", help="least level logged (default: %(default)s)")
+    group.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", metavar="LEVEL",
+        help="least that is logged: debug, info, warning or error (default: %(default)s)",
+    )  # fmt: skip
 
 
 def _add_resources(group: "argparse._ArgumentGroup") -> None:

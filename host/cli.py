@@ -1,7 +1,5 @@
 """`sti`: packages models, brings them to devices and asks them."""
 
-import logging
-import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -25,7 +23,7 @@ app = typer.Typer(
     name="sti", help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )  # fmt: skip
-agent_app = typer.Typer(help="Start and stop the agent of a device.", no_args_is_help=True)
+agent_app = typer.Typer(help="Start and stop the agent of a device.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(agent_app, name="agent")
 
 
@@ -70,8 +68,6 @@ def package_command(
 ) -> None:
     """Cut a model into shards at several bitwidths and write them as a store."""
     bitwidths, sequences = _numbers(bits), _numbers(seq)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("absl").setLevel(logging.ERROR)  # TensorFlow's Python side
     from host.package import PackageOptions, package  # noqa: PLC0415 - it imports TensorFlow, which takes seconds
 
     with display.progress_bar() as progress:

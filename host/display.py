@@ -62,7 +62,7 @@ def print_fields(value: "DataclassInstance") -> None:
     for field in dataclasses.fields(value):
         content = getattr(value, field.name)
         if field.name.endswith("_bytes") and content is not None:
-            table.add_row(field.name.removesuffix("_bytes").replace("_", " "), _size(content))
+            table.add_row(field.name.replace("_bytes", " size").replace("_", " "), _size(content))
         elif content is not None:
             table.add_row(field.name.replace("_", " "), _text(content))
     out().print(table)
