@@ -24,6 +24,8 @@ from shard_store.errors import (
 RETRY_SECONDS = 1
 INVALID_REQUEST = "invalid_request_error"
 
+_HTTP_CODES = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
 logger = logging.getLogger(__name__)
 
 # The first class that fits decides, so subclasses come before their bases.
@@ -108,7 +110,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
 
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = HTTPStatus(error.status_code).name.lower()
+    code = _HTTP_CODES.get(error.status_code, "http")
     return error_answer(error.status_code, INVALID_REQUEST, code, str(error.detail), headers=error.headers)
 
 

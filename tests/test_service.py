@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -350,12 +351,12 @@ def test_what_is_no_json_object_is_refused(
 
 
 def test_unknown_routes_and_methods_have_the_same_shape(embedding_client: httpx.Client) -> None:
-    for response, status in (
-        (embedding_client.get("/v2"), 404),
-        (embedding_client.get("/docs"), 404),
-        (embedding_client.get("/v1/embeddings"), 405),
+    for response, status, code in (
+        (embedding_client.get("/v2"), 404, "not_found"),
+        (embedding_client.get("/docs"), 404, "not_found"),
+        (embedding_client.get("/v1/embeddings"), 405, "method_not_allowed"),
     ):
-        assert response.status_code == status
+        assert (response.status_code, error_of(response)["code"]) == (status, code)
         assert error_of(response)["type"] == "invalid_request_error"
 
 
@@ -365,7 +366,7 @@ def test_large_bodies_are_refused_with_and_without_a_declared_length(embedder: F
         headers = {"Content-Type": "application/json"}
         for content in (body, iter([body[:500], body[500:]])):
             response = client.post("/v1/embeddings", content=content, headers=headers)
-            assert response.status_code == 413
+            assert (response.status_code, error_of(response)["code"]) == (413, "body_too_large")
             assert "1000 bytes" in error_of(response)["message"]
         assert client.post("/v1/embeddings", json={"input": "a" * 900}).status_code == 200
     assert len(embedder.calls) == 1
@@ -502,3 +503,14 @@ def test_stopping_the_server_stops_a_run(embedder: FakeModel) -> None:
         assert embedder.cancelled.is_set()
         assert embedder.closed.is_set()
         assert isinstance(abandoned.exception(), httpx.HTTPError) or abandoned.result().status_code == 500
+
+
+def test_the_documentation_names_every_route_and_field(embedding_client: httpx.Client) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "http.md").read_text("utf-8")
+    schema = embedding_client.get("/openapi.json").json()
+    assert set(schema["paths"]) == {"/health", "/v1/models", "/v1/embeddings", "/v1/classify"}
+    kinds = ("EmbeddingRequest", "ClassifyRequest", "RunSummary", "Health", "ModelCard", "Sizes", "ErrorBody")
+    named = {field for kind in kinds for field in schema["components"]["schemas"][kind]["properties"]}
+    openais = {"object", "id", "created", "owned_by"}
+    for text in (*schema["paths"], *named - openais):
+        assert text in page, text
