@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Report = Callable[[str, int, int], None]  # stage, done, total
-MB = 1e6
+MB = 1e6  # as files are counted
+MIB = 1 << 20  # as --memory-mb counts memory
 _NUMBERS_SHOWN = 4
 
 
@@ -139,10 +140,10 @@ def _label_lines(answer: Classifications, inputs: list[str]) -> Iterator[str]:
 
 def print_run(run: Run) -> None:
     """The run of an answer."""
-    sizes = Table("layers", "slices", "bits", "resident layers", "tokens", "model peak MB", "budget MB")
+    sizes = Table("layers", "slices", "bits", "resident layers", "tokens", "model peak MiB", "budget MiB")
     sizes.add_row(
         str(run.layers), str(run.slices), _text(run.bits), str(run.resident_layers),
-        str(run.tokens), f"{run.model_peak_bytes / MB:.1f}", f"{run.budget_bytes / MB:.1f}",
+        str(run.tokens), f"{run.model_peak_bytes / MIB:.1f}", f"{run.budget_bytes / MIB:.1f}",
     )  # fmt: skip
     times = Table("read ms", "prepare ms", "execute ms", "wait ms", "total ms")
     times.add_row(*(f"{ms:.1f}" for ms in (run.read_ms, run.prepare_ms, run.execute_ms, run.wait_ms, run.total_ms)))
