@@ -16,7 +16,8 @@ from shard_store.geometry import LATTICE_BITWIDTHS
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-SHARED_RANGE = 12.0  # row deviations that the lattice spans where all bitwidths share its scales
+SHARED_RANGE = 10.0  # row deviations that the lattice spans where all bitwidths share its scales
+SHARED_RANGE_LIMIT = 20.0  # the most that it spans for a row with larger weights; what lies beyond saturates
 FREE_RANGE = 8.0  # the same at 2 to 6 bits where a slice owns its rows: 8-bit shards have scales of their own
 OUTLIER_DEVIATIONS = 3.5
 LINEAR_BITWIDTH = 8
@@ -26,10 +27,14 @@ _LEAST_SCALE = 1e-30  # a row of zeros still needs a positive, normal float32
 def shared_scales(matrix: npt.ArrayLike) -> Float32Array:
     """Row scales (rows,) of a whole column-cut layer matrix (rows, all columns), for every slice and bitwidth.
 
-    The range is a fixed number of row deviations: following the row's maximum would leave low bitwidths too few levels.
-    Raises CheckpointError if the matrix is not 2-D and finite.
+    The range is a fixed number of row deviations, more only for the few rows that reach further, and for those up to a
+    limit: following every row's maximum would leave low bitwidths too few levels. Raises CheckpointError if the matrix
+    is not 2-D and finite.
     """
-    return _deviation_scales(checked_matrix(matrix), SHARED_RANGE)
+    weights = checked_matrix(matrix)
+    deviation = np.sqrt(np.mean(weights**2, axis=1))  # (rows,)
+    reach = np.clip(np.abs(weights).max(axis=1), SHARED_RANGE * deviation, SHARED_RANGE_LIMIT * deviation)
+    return _positive(reach / LEVEL_LIMIT)
 
 
 def quantize(matrix: npt.ArrayLike, bitwidth: int, scales: Float32Array | None = None) -> QuantizedMatrix:

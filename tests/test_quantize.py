@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from host.quantize import Float32Array, quantize, shared_scales
+from host.quantize import SHARED_RANGE, Float32Array, quantize, shared_scales
 from shard_store.codec import QuantizedMatrix
 from shard_store.errors import CheckpointError
 from shard_store.geometry import LATTICE_BITWIDTHS
@@ -78,7 +78,7 @@ def test_any_finite_matrix_gives_a_valid_result(weights: Float32Array, bitwidth:
 def test_outliers_are_exact_to_the_lattice(bitwidth: int) -> None:
     weights = normal_matrix()
     scales = shared_scales(weights)
-    deviation = scales[5] * 127 / 12
+    deviation = scales[5] * 127 / SHARED_RANGE
     weights[5, [3, 77]] = 6.3 * deviation, -9.1 * deviation
     matrix = quantize(weights, bitwidth, scales)
     assert {5 * 160 + 3, 5 * 160 + 77} <= set(matrix.outlier_positions.tolist())
