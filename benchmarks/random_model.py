@@ -36,7 +36,7 @@ def write_random_bert(folder: Path, shape: EncoderShape, seed: int = 0) -> None:
     (folder / "config.json").write_text(json.dumps(_config(shape)))
     save_file(_weights(shape, np.random.default_rng(seed)), folder / "model.safetensors")
     vocabulary = {word: index for index, word in enumerate((*SPECIAL, *(f"w{i}" for i in range(4, shape.vocabulary))))}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106 - not a password
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]

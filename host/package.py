@@ -31,6 +31,7 @@ class PackageOptions:
     slices: int | None = None  # None: one per attention head
     sequences: tuple[int, ...] = (16, 32, 64, 128, 256)
     calibrate: Path | None = None  # unlabelled texts, one a line
+    name: str | None = None  # of the model; None: the last part of its directory or hub id
 
     def __post_init__(self) -> None:
         if not self.bitwidths or (unknown := sorted(set(self.bitwidths) - set(BITWIDTHS))):
@@ -66,7 +67,7 @@ def package(source: str, out: Path, options: PackageOptions, progress: Progress)
     checkpoint = load_checkpoint(source)
     geometry = checkpoint.geometry(options.slices)
     texts = read_texts(options.calibrate) if options.calibrate else []
-    description = _describe(checkpoint, geometry, options.sequences, Path(source).name)
+    description = _describe(checkpoint, geometry, options.sequences, options.name or Path(source).resolve().name)
     with StoreWriter(out, description, options.bitwidths) as writer:
         writer.add_tokenizer(checkpoint.tokenizer_json)
         _add_embeddings(writer, checkpoint)
