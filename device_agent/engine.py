@@ -11,8 +11,9 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.executor import Activations, ConstantExecutor
+from device_agent.executor import Activations
 from device_agent.head import apply_head
+from device_agent.inplace import ExecutorChoice, choose_executor
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
 from device_agent.memory import Footprint, Ledger, fit_residency, layer_footprint
@@ -39,6 +40,7 @@ class EngineOptions:
     layers_in_flight: int = 2
     direct: bool | None = False  # read past the page cache; None: where the file system can
     throttle_bytes_per_s: float | None = None
+    executor: ExecutorChoice = ExecutorChoice.AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class RunReport:
     budget_bytes: int
     model_peak_bytes: int
     process_peak_bytes: int
+    executor: str = "constant"  # how streamed int8 layers ran
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Engine:
         self._lock = Lock()
         self._runtime = Runtime(self.options.threads)
         reader = ShardReader(self.store, self.options.direct, self.options.throttle_bytes_per_s)
-        self._source = LayerSource(self.store, reader, ConstantExecutor(self._runtime))
+        self._source = LayerSource(self.store, reader, choose_executor(self.options.executor, self._runtime))
         self._tensors = self._source.resident_tensors
         self._encoder = TextEncoder(self.store, self._tensors)
         self._pipeline = Pipeline(self._source, self.ledger)
@@ -191,6 +194,7 @@ class Engine:
             budget_bytes=self.budget_bytes,
             model_peak_bytes=self.ledger.peak_bytes,
             process_peak_bytes=process_memory().peak_resident_bytes,
+            executor=self._source.executor.name,
         )
 
     def close(self) -> None:

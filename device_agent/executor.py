@@ -7,15 +7,18 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.layer_model import LayerModel
+from device_agent.layer_model import LayerFrame, LayerModel
 from device_agent.litert import CompiledModel, HostTensor, Runtime
+from device_agent.plan import Plan
+from shard_store.geometry import Geometry
+from shard_store.template import Template
 
 
 @dataclass(frozen=True, slots=True)
 class LayerHandle:
     """A layer ready to run: compiled, with the small constants that the runtime still reads."""
 
-    model: LayerModel
+    frame: LayerFrame
     compiled: CompiledModel
 
 
@@ -55,8 +58,17 @@ class Activations:
 class Executor(Protocol):
     """What the pipeline needs of a way to run layers."""
 
-    def prepare(self, model: LayerModel) -> LayerHandle:
-        """Make a filled layer model ready to run."""
+    @property
+    def name(self) -> str:
+        """For reports."""
+        ...
+
+    def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:
+        """Something to fill a layer in. passing: whether the layer is to be freed soon, so that others can follow."""
+        ...
+
+    def prepare(self, frame: LayerFrame) -> LayerHandle:
+        """Make a filled layer ready to run."""
         ...
 
     def run(self, handle: LayerHandle, batch: Sequence[Activations]) -> None:
@@ -64,23 +76,33 @@ class Executor(Protocol):
         ...
 
     def release(self, handle: LayerHandle) -> None:
-        """Free all that the layer holds."""
+        """Free all that the layer holds, or set it aside for another layer."""
+        ...
+
+    def begin_pass(self, plan: Plan, sequence: int) -> None:
+        """Free what is set aside and of no use for a pass of this plan."""
+        ...
+
+    def close(self) -> None:
+        """Free what is set aside."""
         ...
 
 
 class ConstantExecutor:
     """Weights as constants: compiling packs them for XNNPACK, after which the unpacked ones are given back."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    name = "constant"
 
-    def prepare(self, model: LayerModel) -> LayerHandle:
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:  # noqa: ARG002
+        """An empty model; every layer gets one of its own."""
+        return LayerModel(template, geometry)
+
+    def prepare(self, frame: LayerFrame) -> LayerHandle:
         """Compile. The GIL is free meanwhile."""
-        compiled = self._runtime.compile(model.address, model.nbytes)
-        # An operator outside XNNPACK would go on reading the weights from the model.
-        if compiled.fully_delegated():
-            model.drop_weights()
-        return LayerHandle(model, compiled)
+        return LayerHandle(frame, frame.compile(self.runtime))
 
     def run(self, handle: LayerHandle, batch: Sequence[Activations]) -> None:
         """Run the layer over each text. The GIL is free meanwhile."""
@@ -91,4 +113,10 @@ class ConstantExecutor:
     def release(self, handle: LayerHandle) -> None:
         """Free packed weights, arena and constants."""
         handle.compiled.close()
-        handle.model.close()
+        handle.frame.close()
+
+    def begin_pass(self, plan: Plan, sequence: int) -> None:
+        """Nothing to do: nothing is ever set aside."""
+
+    def close(self) -> None:
+        """Nothing to do."""

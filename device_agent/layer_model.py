@@ -2,11 +2,12 @@
 
 import mmap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.litert import CompiledModel, Runtime
 from shard_store.codec import ShardView
 from shard_store.decoder import Decoder, slice_views
 from shard_store.geometry import Cut, Geometry
@@ -17,6 +18,26 @@ LAYER_TENSORS = (
     "attention_norm.gamma", "attention_norm.beta", "ffn_norm.gamma", "ffn_norm.beta",
 )  # fmt: skip
 SHARED_SCALES = ("output.scale", "ffn_down.scale")
+
+
+class LayerFrame(Protocol):
+    """A layer on its way from shards to something that runs."""
+
+    def fill_layer(self, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        """Put in what belongs to the layer as a whole: output biases, norms and the shared row scales."""
+        ...
+
+    def fill_slice(self, index: int, shard: ShardView, decoder: Decoder) -> None:
+        """Put in one slice: its part of the six matrices, its biases and scales."""
+        ...
+
+    def compile(self, runtime: Runtime) -> CompiledModel:
+        """Make it run. What is compiled lives no longer than the frame."""
+        ...
+
+    def close(self) -> None:
+        """Free all that the frame holds."""
+        ...
 
 
 class LayerModel:
@@ -30,46 +51,46 @@ class LayerModel:
         self._advise("MADV_HUGEPAGE")  # a quarter of the time of filling went into page faults
         self._bytes = np.frombuffer(self._map, np.uint8)
         self._bytes[: len(template.flatbuffer)] = np.frombuffer(template.flatbuffer, np.uint8)
-        self._matrices = self._view_matrices()
-
-    @property
-    def address(self) -> int:
-        """Where the model starts."""
-        return int(self._bytes.ctypes.data)
-
-    @property
-    def nbytes(self) -> int:
-        """Length of the model."""
-        return self._template.model_bytes
+        self.matrices = self._view_matrices()
 
     def fill_layer(self, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
         """Put in what belongs to the layer as a whole: output biases, norms and the shared row scales."""
         shared = SHARED_SCALES if self._template.kind is TemplateKind.INT8 else ()
         for name in (*LAYER_TENSORS, *shared):
-            self._floats(name)[:] = tensors[name]
+            self.floats(name)[:] = tensors[name]
 
     def fill_slice(self, index: int, shard: ShardView, decoder: Decoder) -> None:
         """Decode a shard into its rows and columns of the six matrices, and put in its biases and scales."""
-        decoder.decode(shard, slice_views(self._matrices, self._geometry, index))
+        decoder.decode(shard, slice_views(self.matrices, self._geometry, index))
+        self.fill_rows(index, shard)
+
+    def fill_rows(self, index: int, shard: ShardView) -> None:
+        """Put in the biases and scales of a shard."""
         for number, matrix in enumerate(self._geometry.slice_matrices):
             if matrix.cut is Cut.ROWS:
                 rows = slice(index * matrix.rows, (index + 1) * matrix.rows)
-                self._floats(f"{matrix.name}.bias")[rows] = shard.bias(number)
+                self.floats(f"{matrix.name}.bias")[rows] = shard.bias(number)
                 if self._template.kind is TemplateKind.INT8:
-                    self._floats(f"{matrix.name}.scale")[rows] = shard.scales(number)
+                    self.floats(f"{matrix.name}.scale")[rows] = shard.scales(number)
 
-    def drop_weights(self) -> None:
-        """Give the pages of the six matrices back to the system, once the runtime has packed them."""
-        self._advise("MADV_DONTNEED")
+    def compile(self, runtime: Runtime, weight_cache: str | None = None) -> CompiledModel:
+        """Compile; the pages of the six matrices then go back to the system. The GIL is free meanwhile."""
+        compiled = runtime.compile(int(self._bytes.ctypes.data), self._template.model_bytes, weight_cache)
+        # An operator outside XNNPACK would go on reading the weights from the model.
+        if compiled.fully_delegated():
+            self._advise("MADV_DONTNEED")
+        return compiled
 
     def _advise(self, advice: str) -> None:
         if hasattr(mmap, advice):  # macOS knows fewer
-            start = min(self._template.slots[f"{matrix.name}.weight"].offset for matrix in self._geometry.slice_matrices)
+            start = min(
+                self._template.slots[f"{matrix.name}.weight"].offset for matrix in self._geometry.slice_matrices
+            )
             self._map.madvise(getattr(mmap, advice), start, self._template.model_bytes - start)
 
     def close(self) -> None:
         """Unmap. All views of the model die with it."""
-        self._matrices = ()
+        self.matrices = ()
         self._bytes = np.empty(0, np.uint8)
         self._map.close()
 
@@ -82,6 +103,7 @@ class LayerModel:
             views.append(self._bytes[slot.offset : slot.offset + slot.nbytes].view(dtype).reshape(rows, -1))
         return tuple(views)
 
-    def _floats(self, name: str) -> npt.NDArray[np.float32]:
+    def floats(self, name: str) -> npt.NDArray[np.float32]:
+        """The tensor of a slot, flat."""
         slot = self._template.slots[name]
         return self._bytes[slot.offset : slot.offset + slot.nbytes].view(np.float32)

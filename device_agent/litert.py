@@ -107,16 +107,14 @@ class HostTensor:
 class CompiledModel:
     """A compiled graph. The model bytes that it was made from must outlive it (bar those the runtime has packed)."""
 
-    def __init__(self, runtime: "Runtime", address: int, nbytes: int) -> None:
+    def __init__(self, runtime: "Runtime", address: int, nbytes: int, options: c_void_p) -> None:
         self._runtime = runtime
         self._compiled = c_void_p()
         self._model = runtime.create(
             "LiteRtCreateModelFromBuffer", runtime.environment, c_void_p(address), c_size_t(nbytes)
         )
         try:
-            self._compiled = runtime.create(
-                "LiteRtCreateCompiledModel", runtime.environment, self._model, runtime.options
-            )
+            self._compiled = runtime.create("LiteRtCreateCompiledModel", runtime.environment, self._model, options)
         except ExecutorError:
             self.close()
             raise
@@ -152,24 +150,36 @@ class Runtime:
             _EnvOption(_OPTION_MIN_LOG_SEVERITY, _Any(_ANY_INT, _LOG_ERRORS)),
             _EnvOption(_OPTION_AUTO_REGISTER, _Any(_ANY_INT, _CPU)),
         )
+        self._threads = threads
         self.options = c_void_p()
         self.environment = self.create("LiteRtCreateEnvironment", len(options), options)
-        self.options = self.create("LiteRtCreateOptions")
-        self.call("LiteRtSetOptionsHardwareAccelerators", self.options, _CPU)
-        self._set_threads(threads)
+        self.options = self._cpu_options()
 
-    def _set_threads(self, threads: int) -> None:
+    def _cpu_options(self, more: str = "") -> c_void_p:
+        options = self.create("LiteRtCreateOptions")
+        self.call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
         # LiteRT frees the payload with the function given, so it has to come from the C heap.
         libc = ctypes.CDLL(None)
         libc.strdup.restype, libc.strdup.argtypes = c_void_p, (c_char_p,)
-        payload = libc.strdup(f"num_threads = {threads}\n".encode())
+        payload = libc.strdup(f"num_threads = {self._threads}\n{more}".encode())
         free = ctypes.cast(libc.free, c_void_p)
         opaque = self.create("LiteRtCreateOpaqueOptions", _CPU_OPTIONS_ID, c_void_p(payload), free)
-        self.call("LiteRtAddOpaqueOptions", self.options, opaque)
+        self.call("LiteRtAddOpaqueOptions", options, opaque)
+        return options
 
-    def compile(self, address: int, nbytes: int) -> CompiledModel:
-        """Compile the model at `address`: XNNPACK packs its weights into memory of its own."""
-        return CompiledModel(self, address, nbytes)
+    def compile(self, address: int, nbytes: int, weight_cache: str | None = None) -> CompiledModel:
+        """Compile the model at `address`: XNNPACK packs its weights into memory of its own.
+
+        weight_cache: path of a file that takes the packed weights if it is empty, and replaces them otherwise; mapped
+        shared as long as the compiled model lives.
+        """
+        if weight_cache is None:
+            return CompiledModel(self, address, nbytes, self.options)
+        options = self._cpu_options(f'weight_cache_file_path = "{weight_cache}"\n')
+        try:
+            return CompiledModel(self, address, nbytes, options)
+        finally:
+            self.library.LiteRtDestroyOptions(options)
 
     def call(self, name: str, *arguments: object) -> None:
         """Call a function that returns a status; raise ExecutorError unless it is Ok."""

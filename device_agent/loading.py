@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.executor import Executor, LayerHandle
-from device_agent.layer_model import LAYER_TENSORS, SHARED_SCALES, LayerModel
-from device_agent.plan import LayerPlan
+from device_agent.layer_model import LAYER_TENSORS, SHARED_SCALES, LayerFrame
+from device_agent.plan import LayerPlan, Residency
 from shard_store.codec import ShardView
 from shard_store.decoder import Decoder
 from shard_store.geometry import ShardKey
@@ -98,20 +98,22 @@ class LoadingAgent:
         """Read the layer's shards, decode them into a model and compile it."""
         started = time.perf_counter()
         read_seconds = 0.0
-        model = LayerModel(self._source.template(layer, sequence), self._source.geometry)
+        executor, template = self._source.executor, self._source.template(layer, sequence)
+        passing = layer.residency is not Residency.RESIDENT
+        frame = executor.frame(template, self._source.geometry, passing=passing)
         try:
-            model.fill_layer(self._source.layer_tensors(layer.layer))
+            frame.fill_layer(self._source.layer_tensors(layer.layer))
             if preloaded:
-                self._fill(model, layer.shards(), preloaded.payloads)
+                self._fill(frame, layer.shards(), preloaded.payloads)
             else:
                 for keys in self._source.reads(layer):
                     before = time.perf_counter()
                     payloads = self._source.reader.read(keys, self._buffer_for(keys))
                     read_seconds += time.perf_counter() - before
-                    self._fill(model, keys, payloads)
-            handle = self._source.executor.prepare(model)
+                    self._fill(frame, keys, payloads)
+            handle = executor.prepare(frame)
         except BaseException:
-            model.close()
+            frame.close()
             raise
         elapsed = time.perf_counter() - started
         return LoadedLayer(handle, ready_bytes, read_seconds * 1e3, (elapsed - read_seconds) * 1e3)
@@ -122,6 +124,6 @@ class LoadingAgent:
             self._buffer = aligned_buffer(needed)
         return self._buffer
 
-    def _fill(self, model: LayerModel, keys: Sequence[ShardKey], payloads: Sequence[memoryview]) -> None:
+    def _fill(self, frame: LayerFrame, keys: Sequence[ShardKey], payloads: Sequence[memoryview]) -> None:
         for key, payload in zip(keys, payloads, strict=True):
-            model.fill_slice(key.slice, ShardView(payload, self._source.geometry, key.bitwidth), self._decoder)
+            frame.fill_slice(key.slice, ShardView(payload, self._source.geometry, key.bitwidth), self._decoder)

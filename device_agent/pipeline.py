@@ -54,6 +54,7 @@ class Pipeline:
         """Take the batch through all layers: load ahead, wait, execute, keep or free."""
         clock = PhaseClock()
         self._make_room(job)
+        self._source.executor.begin_pass(job.plan, job.sequence)
         self._preload(job, clock)
         flight = Flight(self._crew_of(job.plan.loading_agents), self._loads(job), job.plan.layers_in_flight)
         try:
@@ -147,6 +148,7 @@ class Pipeline:
         self._kept.clear()
         self._preloaded.clear()
         self._dismiss_crew()
+        self._source.executor.close()
 
 
 def _key(layer: LayerPlan, sequence: int) -> _Key:

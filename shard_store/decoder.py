@@ -49,7 +49,7 @@ class Decoder:
         self._low = np.empty(CHUNK_GROUPS, "<u2")
         self._high = np.empty(CHUNK_GROUPS, "<u2")
         self._tables = np.empty(len(geometry.slice_matrices) * largest_table, np.uint8)
-        self._staged = np.empty(max(matrix.size for matrix in geometry.slice_matrices), np.int8)
+        self._staged = np.empty(sum(matrix.size for matrix in geometry.slice_matrices), np.int8)
 
     @property
     def scratch_bytes(self) -> int:
@@ -73,6 +73,22 @@ class Decoder:
                 np.copyto(destination, view.weights(index))
         else:
             self._decode_lattice(view, planes, destinations)
+
+    def levels(self, view: ShardView) -> tuple[npt.NDArray[np.int8], ...]:
+        """The six matrices of a shard of 2 to 8 bits, int8 (rows, columns) each, contiguous.
+
+        Valid until the decoder's next use, and at 8 bits, where they are the payload itself, as long as that.
+        """
+        matrices = view.layout.matrices
+        if view.layout.bitwidth not in CODE_PLANES:
+            return tuple(view.weights(index) for index in range(len(matrices)))
+        first = view.layout.first_weights
+        destinations = tuple(
+            self._staged[start : start + matrix.size].reshape(matrix.rows, matrix.columns)
+            for start, matrix in zip(first, matrices, strict=True)
+        )
+        self.decode(view, destinations)
+        return destinations
 
     def _decode_lattice(
         self, view: ShardView, planes: CodePlanes, destinations: Sequence[npt.NDArray[np.int8]]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from shard_store.codec import ShardView, pack_shard
 from shard_store.decoder import Decoder, slice_views
-from shard_store.geometry import BITWIDTHS, EXACT_BITWIDTH, Geometry
+from shard_store.geometry import BITWIDTHS, EXACT_BITWIDTH, LATTICE_BITWIDTHS, Geometry
 from tests.stores import empty_layer, expected_weights, random_biases, random_matrices, small_geometry
 
 
@@ -66,6 +66,21 @@ def test_unaligned_payloads_and_destinations(bitwidth: int) -> None:
     Decoder(geometry).decode(ShardView(shifted, geometry, bitwidth), destinations)
     for decoded, matrix in zip(destinations, matrices, strict=True):
         np.testing.assert_array_equal(decoded, expected_weights(matrix))
+
+
+@pytest.mark.parametrize("bitwidth", LATTICE_BITWIDTHS)
+def test_levels_need_no_destinations(bitwidth: int) -> None:
+    geometry = small_geometry()
+    generator = np.random.default_rng(bitwidth)
+    decoder = Decoder(geometry)
+    for _ in range(2):
+        matrices = random_matrices(generator, geometry, bitwidth)
+        stored = pack_shard(matrices, random_biases(generator, geometry), geometry, bitwidth)
+        for levels, matrix in zip(
+            decoder.levels(ShardView(memoryview(stored), geometry, bitwidth)), matrices, strict=True
+        ):
+            assert levels.flags.c_contiguous
+            np.testing.assert_array_equal(levels, expected_weights(matrix))
 
 
 def test_destinations_of_another_shape_or_type_are_refused() -> None:
