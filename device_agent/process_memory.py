@@ -10,18 +10,19 @@ class ProcessMemory:
 
     resident_bytes: int
     peak_resident_bytes: int
-    anonymous_bytes: int
+    anonymous_bytes: int  # with no file behind it, private or shared: what the system cannot drop
 
 
 def process_memory(status: Path = Path("/proc/self/status")) -> ProcessMemory:
-    """Read VmRSS, VmHWM and RssAnon; zeros where there is no /proc (macOS)."""
+    """Read VmRSS, VmHWM and RssAnon + RssShmem; zeros where there is no /proc (macOS)."""
     try:
         lines = status.read_text("ascii").splitlines()
     except OSError:
         return ProcessMemory(0, 0, 0)
     fields = (line.partition(":") for line in lines)
     kib = {name: int(rest.split()[0]) for name, _, rest in fields if rest.endswith("kB")}
-    return ProcessMemory(*(kib.get(name, 0) * 1024 for name in ("VmRSS", "VmHWM", "RssAnon")))
+    resident, peak, private, shared = (kib.get(name, 0) * 1024 for name in ("VmRSS", "VmHWM", "RssAnon", "RssShmem"))
+    return ProcessMemory(resident, peak, private + shared)
 
 
 def restart_peak(clear_refs: Path = Path("/proc/self/clear_refs")) -> None:
