@@ -15,6 +15,8 @@ from shard_store.errors import ExecutorError
 from shard_store.geometry import Cut, Geometry
 from shard_store.template import Template
 
+Int32s = npt.NDArray[np.int32]
+
 
 class InPlaceFrame:
     """One compiled model, the file of its packed weights, and the model's small constants.
@@ -59,15 +61,15 @@ class InPlaceFrame:
         for number, (matrix, levels) in enumerate(
             zip(self._geometry.slice_matrices, decoder.levels(shard), strict=True)
         ):
-            by_rows = matrix.cut is Cut.ROWS
-            self.put_matrix(
-                number, index * matrix.rows if by_rows else 0, 0 if by_rows else index * matrix.columns, levels
-            )
+            if matrix.cut is Cut.ROWS:
+                self.put_matrix(number, index * matrix.rows, 0, levels, shard.row_sums(number))
+            else:
+                self.put_matrix(number, 0, index * matrix.columns, levels, shard.row_sums(number))
 
-    def put_matrix(self, number: int, first_row: int, first_column: int, levels: Int8s) -> None:
-        """Write levels (rows, columns) at a place in one of the six matrices."""
+    def put_matrix(self, number: int, first_row: int, first_column: int, levels: Int8s, row_sums: Int32s) -> None:
+        """Write levels (rows, columns) with the sums of their rows (rows,) at a place in one of the six matrices."""
         self._packed[number].put_weights(first_row, first_column, levels)
-        self._sums[number][first_row : first_row + len(levels)] += np.add.reduce(levels, axis=1, dtype=np.int32)
+        self._sums[number][first_row : first_row + len(levels)] += row_sums
 
     def clear_sums(self) -> None:
         """Forget the weights of the layer before."""

@@ -73,7 +73,7 @@ def _fill_in_place(frame: InPlaceFrame, geometry: Geometry, seed: int) -> None:
     frame.clear_sums()
     for number, matrix in enumerate(geometry.slice_matrices):
         levels, scales, biases = _random_matrix(frame.template, geometry, seed, number)
-        frame.put_matrix(number, 0, 0, levels)
+        frame.put_matrix(number, 0, 0, levels, levels.sum(axis=1, dtype=np.int32))
         frame.constants.floats(f"{matrix.name}.scale")[:] = scales
         frame.constants.floats(f"{matrix.name}.bias")[:] = biases
 

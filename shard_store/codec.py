@@ -84,6 +84,8 @@ def pack_shard(
     if quantized:
         _put_rows(payload, layout.scales.offset, [quantized[index].scales for index in row_cut], layout, "scales")
         _put_lattice(payload, quantized, layout)
+        sums = [matrix.levels().sum(axis=1, dtype=np.int32) for matrix in quantized]
+        _put(payload, layout.sums.offset, np.concatenate(sums))
     else:
         for shape, section, weights in zip(layout.matrices, layout.weights, matrices, strict=True):
             _require(weights, np.float32, (shape.rows, shape.columns), f"shard: {shape.name}")
@@ -208,6 +210,13 @@ class ShardView:
         if not section.nbytes:
             raise IndexError("a shard of 32 bits has no scales")
         return self._row_values(index, (section.offset - self.layout.biases.offset) // 4)
+
+    def row_sums(self, index: int) -> npt.NDArray[np.int32]:
+        """Sums of the levels of each row (rows,) of matrix `index` in this slice, at 2 to 8 bits; IndexError at 32."""
+        if not self.layout.sums.nbytes:
+            raise IndexError("a shard of 32 bits has no row sums")
+        first, rows = self.layout.first_sums[index], self.layout.matrices[index].rows
+        return self._part(self.layout.sums.offset + 4 * first, 4 * rows, "<i4")
 
     def _row_values(self, index: int, start: int) -> Float32s:
         first = self.layout.first_rows[index]

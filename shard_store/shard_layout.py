@@ -30,16 +30,18 @@ class Section:
 class ShardLayout:
     """Sections of a payload, all but the outliers, which come last and whose number the header gives.
 
-    first_rows: where each matrix's rows start among those of all row-cut matrices (-1 for column-cut ones);
-    first_weights: where each matrix starts when the six are counted as one flat array of weights.
+    first_rows: where each matrix's rows start among those of all row-cut matrices (-1 for column-cut ones); first_sums:
+    among those of all matrices; first_weights: where each matrix starts when the six are counted as one flat array.
     """
 
     bitwidth: int
     matrices: tuple[SliceMatrix, ...]
     first_rows: tuple[int, ...]
+    first_sums: tuple[int, ...]
     first_weights: tuple[int, ...]
     biases: Section
     scales: Section
+    sums: Section
     codebooks: Section
     weights: tuple[Section, ...]
     outliers: int
@@ -70,9 +72,11 @@ def shard_layout(geometry: Geometry, bitwidth: int) -> ShardLayout:
     if bitwidth not in BITWIDTHS:
         raise FormatError(f"shard: bitwidth is {bitwidth}, must be one of {BITWIDTHS}")
     matrices = geometry.slice_matrices
-    first_rows, first_weights = [], []
-    rows = size = 0
+    first_rows, first_sums, first_weights = [], [], []
+    rows = sums = size = 0
     for matrix in matrices:
+        first_sums.append(sums)
+        sums += matrix.rows
         first_rows.append(rows if matrix.cut is Cut.ROWS else -1)
         first_weights.append(size)
         rows += matrix.rows if matrix.cut is Cut.ROWS else 0
@@ -81,14 +85,16 @@ def shard_layout(geometry: Geometry, bitwidth: int) -> ShardLayout:
         raise FormatError(f"shard: {size} weights per slice, the format allows {MAX_SHARD_WEIGHTS}; use more slices")
     biases = Section(align(HEADER_BYTES, SHARD_ALIGNMENT), 4 * rows)
     scales = Section(align(biases.end, SHARD_ALIGNMENT), 0 if bitwidth == EXACT_BITWIDTH else 4 * rows)
+    row_sums = Section(align(scales.end, SHARD_ALIGNMENT), 0 if bitwidth == EXACT_BITWIDTH else 4 * sums)
     codebook_bytes = CODE_PLANES[bitwidth].levels if bitwidth in CODE_PLANES else 0
-    codebooks = Section(align(scales.end, SHARD_ALIGNMENT), len(matrices) * codebook_bytes)
+    codebooks = Section(align(row_sums.end, SHARD_ALIGNMENT), len(matrices) * codebook_bytes)
     weights: list[Section] = []
     end = codebooks.end
     for matrix in matrices:
         weights.append(Section(align(end, SHARD_ALIGNMENT), matrix_bytes(matrix, bitwidth)))
         end = weights[-1].end
     return ShardLayout(
-        bitwidth, matrices, tuple(first_rows), tuple(first_weights), biases, scales, codebooks, tuple(weights),
+        bitwidth, matrices, tuple(first_rows), tuple(first_sums), tuple(first_weights),
+        biases, scales, row_sums, codebooks, tuple(weights),
         outliers=align(end, SHARD_ALIGNMENT),
     )  # fmt: skip

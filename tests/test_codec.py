@@ -45,6 +45,18 @@ def test_view_gives_back_biases_and_scales(bitwidth: int) -> None:
         view.bias(3)
 
 
+@pytest.mark.parametrize("bitwidth", BITWIDTHS[:-1])
+def test_row_sums_add_up_what_the_decoder_gives(bitwidth: int) -> None:
+    view = ShardView(memoryview(payload(bitwidth)), GEOMETRY, bitwidth)
+    for index, levels in enumerate(Decoder(GEOMETRY).levels(view)):
+        np.testing.assert_array_equal(view.row_sums(index), levels.astype(np.int64).sum(axis=1))
+
+
+def test_an_exact_shard_has_no_row_sums() -> None:
+    with pytest.raises(IndexError, match="no row sums"):
+        ShardView(memoryview(payload(32)), GEOMETRY, 32).row_sums(0)
+
+
 @pytest.mark.parametrize("bitwidth", BITWIDTHS)
 def test_payload_is_as_long_as_the_layout_says(bitwidth: int) -> None:
     stored = payload(bitwidth, outliers=0)
