@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from device_agent.engine import Engine, EngineOptions
 from device_agent.inplace import ExecutorChoice
 from device_agent.phases import PhaseTimes
 from device_agent.plan import Plan, Residency
-from device_agent.process_memory import process_memory
+from device_agent.process_memory import anonymous_share
 from shard_store.errors import FormatError
 from shard_store.reader import Store
 
@@ -62,8 +63,9 @@ class Result:
 
     @property
     def unhidden(self) -> float:
-        """Share of the makespan that the longest phase alone does not explain."""
-        longest = max(self.times.read_ms, self.times.prepare_ms, self.times.execute_ms)
+        """Share of the makespan that the longest phase alone does not explain, agents sharing reads and preparation."""
+        agents = self.configuration.agents
+        longest = max(self.times.read_ms / agents, self.times.prepare_ms / agents, self.times.execute_ms)
         return 1 - longest / self.times.total_ms
 
 
@@ -71,7 +73,7 @@ CONFIGURATIONS = (
     Configuration("32 bits, all resident", 32, resident=True, direct=False),
     Configuration("8 bits, all resident", 8, resident=True, direct=False),
     Configuration("8 bits, streamed", 8, resident=False, direct=False),
-    Configuration("8 bits, streamed, packed by the runtime", 8, resident=False, direct=False, executor="constant"),
+    Configuration("8 bits, streamed, runtime packs", 8, resident=False, direct=False, executor="constant"),
     Configuration("8 bits, streamed, 2 agents", 8, resident=False, direct=False, agents=2, in_flight=3),
     Configuration("8 bits, streamed", 8, resident=False, direct=True),
     Configuration("8 bits, streamed, 2 agents", 8, resident=False, direct=True, agents=2, in_flight=3),
@@ -131,12 +133,19 @@ def measure(store: Path, configuration: Configuration, passes: int) -> Result:
         times = json.loads(child.stdout.readline())
         child.stdin.write("again\n")
         child.stdin.flush()
-        status, peak = Path(f"/proc/{child.pid}/status"), 0
-        while child.poll() is None:
-            peak = max(peak, process_memory(status).anonymous_bytes)
-            time.sleep(0.0005)
+        peak = sample_peak(child)
     predicted = times.pop("predicted_bytes")
     return Result(configuration, PhaseTimes(**times), idle, peak, predicted)
+
+
+def sample_peak(child: "subprocess.Popen[str]") -> int:
+    """The most anonymous memory seen until the child ends."""
+    rollup, peak = Path(f"/proc/{child.pid}/smaps_rollup"), 0
+    while child.poll() is None:
+        with suppress(OSError, IndexError):  # it ends while it is being looked at
+            peak = max(peak, anonymous_share(rollup))
+        time.sleep(0.0005)
+    return peak
 
 
 def run_child(store: Path, configuration: Configuration, passes: int) -> None:
@@ -145,7 +154,7 @@ def run_child(store: Path, configuration: Configuration, passes: int) -> None:
         budget_bytes=BUDGET_BYTES, direct=configuration.direct, executor=ExecutorChoice(configuration.executor)
     )
     with Engine(store, options) as engine:
-        print(IDLE_LINE, process_memory().anonymous_bytes, flush=True)
+        print(IDLE_LINE, anonymous_share(), flush=True)
         plan = plan_of(engine, configuration)
         text = [sentence(SEQUENCE)]
         engine.answer(text, plan)
@@ -154,7 +163,7 @@ def run_child(store: Path, configuration: Configuration, passes: int) -> None:
         times = next(report.times for report in reports if report.times.total_ms == median)
         print(json.dumps({**asdict(times), "predicted_bytes": max(r.model_peak_bytes for r in reports)}), flush=True)
         sys.stdin.readline()
-        for _ in range(max(4, passes // 2)):
+        for _ in range(4 * passes):
             engine.answer(text, plan)
 
 

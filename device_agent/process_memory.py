@@ -14,7 +14,10 @@ class ProcessMemory:
 
 
 def process_memory(status: Path = Path("/proc/self/status")) -> ProcessMemory:
-    """Read VmRSS, VmHWM and RssAnon + RssShmem; zeros where there is no /proc (macOS)."""
+    """Read VmRSS, VmHWM and RssAnon + RssShmem; zeros where there is no /proc (macOS).
+
+    Where a layer's packed weights are written in place, VmRSS and VmHWM count them twice: they are mapped twice.
+    """
     try:
         lines = status.read_text("ascii").splitlines()
     except OSError:
@@ -23,6 +26,15 @@ def process_memory(status: Path = Path("/proc/self/status")) -> ProcessMemory:
     kib = {name: int(rest.split()[0]) for name, _, rest in fields if rest.endswith("kB")}
     resident, peak, private, shared = (kib.get(name, 0) * 1024 for name in ("VmRSS", "VmHWM", "RssAnon", "RssShmem"))
     return ProcessMemory(resident, peak, private + shared)
+
+
+def anonymous_share(rollup: Path = Path("/proc/self/smaps_rollup")) -> int:
+    """Bytes with no file behind them, each page counted once however often it is mapped (Pss_Anon + Pss_Shmem).
+
+    Walks all pages, which takes a millisecond or more. Raises OSError where the kernel does not say.
+    """
+    lines = (line.split() for line in rollup.read_text("ascii").splitlines())
+    return sum(int(words[1]) * 1024 for words in lines if words[0] in {"Pss_Anon:", "Pss_Shmem:"})
 
 
 def restart_peak(clear_refs: Path = Path("/proc/self/clear_refs")) -> None:
