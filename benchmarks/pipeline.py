@@ -113,9 +113,8 @@ def packaged(folder: Path) -> Path:
 
         sys.stderr.write("packaging a random BERT-base ...\n")
         write_random_bert(folder / "model", BERT_BASE)
-        package(
-            str(folder / "model"), path, PackageOptions((8, 32), None, (SEQUENCE,)), lambda _stage, _done, _all: None
-        )
+        options = PackageOptions((8, 32), None, (SEQUENCE,), name="BERT-base (random weights)")
+        package(str(folder / "model"), path, options, lambda _stage, _done, _total: None)
     return path
 
 

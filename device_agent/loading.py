@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +75,7 @@ class LayerSource:
         nbytes = self.reader.buffer_bytes(keys)
         return Preloaded(tuple(self.reader.read(keys, aligned_buffer(nbytes))), nbytes)
 
-    @property
+    @cached_property
     def agent_bytes(self) -> int:
         """Memory that one loading agent holds for itself: a read buffer and decoding scratch."""
         manifest = self.store.manifest
