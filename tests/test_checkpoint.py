@@ -7,11 +7,11 @@ import pytest
 
 from host.checkpoint import Checkpoint, load_checkpoint
 from host.encoder_config import ProblemType
-from shard_store.head import HeadActivation, HeadKind, Pooling
 from host.weight_files import WeightFiles
 from host.weights import Float32Array
 from shard_store.errors import CheckpointError, FormatError
 from shard_store.geometry import Activation
+from shard_store.head import HeadActivation, HeadKind, Pooling
 from tests.model_copies import GOLDEN, copy_model, edit_json, edit_tensors
 from tests.reference import reference_forward
 
