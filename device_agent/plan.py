@@ -148,8 +148,8 @@ def read_plan(path: Path) -> Plan:
 def parse_plan(document: object) -> Plan:
     """Build a plan from parsed JSON; unknown keys and wrong types are refused."""
     fields = _object(document, "plan", {"version", "layers", "loading_agents", "layers_in_flight"})
-    if fields.get("version") != PLAN_VERSION:
-        raise PlanError(f"plan: version {fields.get('version')!r}, this agent knows {PLAN_VERSION}")
+    if (version := _integer(fields.get("version"), "version")) != PLAN_VERSION:
+        raise PlanError(f"plan: version {version}, this agent knows {PLAN_VERSION}")
     layers = fields.get("layers")
     if not isinstance(layers, list):
         raise PlanError("plan: 'layers' must be a list")
