@@ -28,6 +28,7 @@ from shard_store.reader import ShardReader, Store
 
 BATCH_TEXTS = 16  # texts that share one pass over the layers: one load serves them all
 MAX_TEXTS = 2048
+_PLANS_KEPT = 64  # plans whose footprint and residency are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +85,15 @@ class Engine:
         self.ledger = Ledger()
         self._lock = Lock()
         self._runtime = Runtime(self.options.threads)
-        reader = ShardReader(self.store, self.options.direct, self.options.throttle_bytes_per_s)
-        self._source = LayerSource(self.store, reader, choose_executor(self.options.executor, self._runtime))
+        self._reader = ShardReader(self.store, self.options.direct, self.options.throttle_bytes_per_s)
+        self._source = LayerSource(self.store, self._reader, choose_executor(self.options.executor, self._runtime))
         self._tensors = self._source.resident_tensors
         self._encoder = TextEncoder(self.store, self._tensors)
         self._pipeline = Pipeline(self._source, self.ledger)
         self._fixed_bytes = sum(tensor.nbytes for tensor in self._tensors.values())
         self.ledger.add(self._fixed_bytes)
-        self._fit = lru_cache(64)(self._fit_uncached)
+        self.footprint = lru_cache(_PLANS_KEPT)(self._footprint)
+        self._fit = lru_cache(_PLANS_KEPT)(self._fit_to_budget)
         self.default_plan = self.uniform_plan()
         self._fit(self.default_plan, max(self.manifest.description.sequences), 1)  # refuse now what could never run
 
@@ -164,20 +166,20 @@ class Engine:
                     activations.close()
         return times
 
-    def _fit_uncached(self, plan: Plan, sequence: int, texts: int) -> Pass:
+    def _fit_to_budget(self, plan: Plan, sequence: int, texts: int) -> Pass:
         footprint = self.footprint(plan, sequence, texts)
         return Pass(fit_residency(plan, footprint, self.budget_bytes), sequence, footprint, self.budget_bytes)
 
-    def footprint(self, plan: Plan, sequence: int, texts: int = 1) -> Footprint:
+    def _footprint(self, plan: Plan, sequence: int, texts: int) -> Footprint:
         """What a pass of `texts` texts would cost in memory."""
-        geometry, reader = self.manifest.geometry, self._source.reader
+        geometry = self.manifest.geometry
         layers = tuple(layer_footprint(self._source.template(layer, sequence), geometry) for layer in plan.layers)
         return Footprint(
             fixed_bytes=self._fixed_bytes,
             activation_bytes=texts * 4 * (2 * sequence * geometry.hidden + sequence),
             agent_bytes=self._source.agent_bytes,
             layers=layers,
-            stored_bytes=tuple(reader.buffer_bytes(layer.shards()) for layer in plan.layers),
+            stored_bytes=tuple(self._reader.buffer_bytes(layer.shards()) for layer in plan.layers),
         )
 
     def _report(self, jobs: Sequence[Pass], tokens: Sequence[Tokens], times: PhaseTimes) -> RunReport:
@@ -198,10 +200,12 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Free everything that the model holds."""
+        """Free everything that the model holds, and close the store."""
         with self._lock:
             self._pipeline.close()
             self._runtime.close()
+            self._reader.close()
+            self.store.close()
 
     def __enter__(self) -> "Engine":
         return self
