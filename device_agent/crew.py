@@ -3,11 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from queue import SimpleQueue
 
 from device_agent.loading import LayerSource, LoadedLayer, LoadingAgent
-from shard_store.errors import StiError
 
 Load = Callable[[LoadingAgent], LoadedLayer]
 
@@ -56,12 +54,13 @@ class Flight:
 
     def take(self) -> LoadedLayer:
         """Wait for the next layer. Raises what its loading raised."""
-        return self._under_way.popleft().result()
+        loaded = self._under_way[0].result()  # an interrupt of the wait leaves it to be abandoned
+        self._under_way.popleft()
+        return loaded
 
     def abandon(self, free: Callable[[LoadedLayer], None]) -> None:
-        """Stop loading and free what has been loaded but not taken."""
+        """Stop loading and free what has been loaded but not taken; what failed is passed over, whatever the error."""
         while self._under_way:
             future = self._under_way.popleft()
-            if not future.cancel():
-                with suppress(StiError, OSError, MemoryError):  # the pass ends anyway, with an error of its own
-                    free(future.result())
+            if not future.cancel() and future.exception() is None:
+                free(future.result())
