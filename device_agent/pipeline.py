@@ -53,7 +53,7 @@ class Pipeline:
     def run(self, job: Pass, batch: Sequence[Activations], cancelled: Callable[[], bool]) -> PhaseTimes:
         """Take the batch through all layers: load ahead, wait, execute, keep or free."""
         clock = PhaseClock()
-        self._make_room(job)
+        self.make_room(job)
         self._source.executor.begin_pass(job.plan, job.sequence)
         self._preload(job, clock)
         flight = Flight(self._crew_of(job.plan.loading_agents), self._loads(job), job.plan.layers_in_flight)
@@ -112,7 +112,7 @@ class Pipeline:
                 self._preloaded[layer] = self._source.preload(layer)
             self._ledger.add(self._preloaded[layer].nbytes)
 
-    def _make_room(self, job: Pass) -> None:
+    def make_room(self, job: Pass) -> None:
         """Free what earlier passes kept and this one has no use for, oldest first, until this one fits the budget."""
         needed = {_key(layer, job.sequence) for layer in job.plan.layers if layer.residency is Residency.RESIDENT}
         spare_bytes = job.budget_bytes - job.footprint.peak_bytes(job.plan)
@@ -146,6 +146,7 @@ class Pipeline:
         for loaded in self._kept.values():
             self._free(loaded)
         self._kept.clear()
+        self._ledger.add(-sum(preloaded.nbytes for preloaded in self._preloaded.values()))
         self._preloaded.clear()
         self._dismiss_crew()
         self._source.executor.close()
