@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,7 +93,8 @@ class LayerModel:
         """Unmap. All views of the model die with it."""
         self.matrices = ()
         self._bytes = np.empty(0, np.uint8)
-        self._map.close()
+        with suppress(BufferError):  # the traceback of a failed decoding holds views: the map goes when they go
+            self._map.close()
 
     def _view_matrices(self) -> Sequence[npt.NDArray[Any]]:
         dtype = np.int8 if self._template.kind is TemplateKind.INT8 else np.float32
