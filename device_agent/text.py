@@ -55,9 +55,13 @@ class TextEncoder:
             self._tokenizer.enable_truncation(limit)
         try:
             encodings = self._tokenizer.encode_batch(list(inputs))
+        except TypeError as error:  # of a str, only lone surrogates are refused
+            raise RequestError("an input holds characters that are not valid Unicode; correct its encoding") from error
         finally:
             self._tokenizer.no_truncation()
         for number, encoding in enumerate(encodings):
+            if not encoding.ids:
+                raise RequestError(f"input {number} has no tokens; give it some text")
             if len(encoding.ids) > limit:
                 raise RequestError(
                     f"input {number} has {len(encoding.ids)} tokens, the limit is {limit}; "
