@@ -152,6 +152,7 @@ class Engine:
         self, job: Pass, members: Sequence[int], tokens: Sequence[Tokens],
         outputs: list[npt.NDArray[np.float32]], cancelled: Callable[[], bool],
     ) -> PhaseTimes:  # fmt: skip
+        self._pipeline.make_room(job)  # before the pass takes its first byte
         with self.ledger.holding(job.footprint.activation_bytes):
             batch = [Activations(self._runtime, job.sequence, self.manifest.geometry.hidden) for _ in members]
             try:
