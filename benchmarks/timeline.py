@@ -79,6 +79,11 @@ class NotedExecutor:
         self._begun: dict[int, float] = {}
         self.name = inner.name
 
+    @property
+    def set_aside(self) -> int:
+        """As the executor inside."""
+        return self._inner.set_aside
+
     def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:
         """As the executor inside."""
         start = time.perf_counter()

@@ -63,6 +63,11 @@ class Executor(Protocol):
         """For reports."""
         ...
 
+    @property
+    def set_aside(self) -> int:
+        """How many released layers' memory waits for others."""
+        ...
+
     def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:
         """Something to fill a layer in. passing: whether the layer is to be freed soon, so that others can follow."""
         ...
@@ -92,6 +97,7 @@ class ConstantExecutor:
     """Weights as constants: compiling packs them for XNNPACK, after which the unpacked ones are given back."""
 
     name = "constant"
+    set_aside = 0
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime

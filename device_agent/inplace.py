@@ -53,6 +53,11 @@ class InPlaceExecutor:
         """How int8 layers that pass are run: "in-place", or "constant" once one template could not be learned."""
         return self._ordinary.name if None in self._learned.values() else "in-place"
 
+    @property
+    def set_aside(self) -> int:
+        """Frames that wait for layers."""
+        return len(self._spare)
+
     def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:
         """A spare frame or a new one. The first for a template takes time: the packing is learned."""
         if passing and template.kind is TemplateKind.INT8:

@@ -27,7 +27,7 @@ _LOG_ERRORS = 3
 _FLOAT32 = 1
 _MAX_RANK = 8
 _M_MMAP_THRESHOLD = -3  # malloc.h
-_MMAP_BYTES = 1 << 20
+_MMAP_BYTES = 64 << 10
 _CPU_OPTIONS_ID = b"xnnpack"
 _STATUS = {
     1: "an invalid argument",

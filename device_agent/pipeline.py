@@ -49,12 +49,12 @@ class Pipeline:
         self._crew: Crew | None = None
         self._kept: dict[_Key, LoadedLayer] = {}
         self._preloaded: dict[LayerPlan, Preloaded] = {}
+        self._set_aside_bytes = 0
 
     def run(self, job: Pass, batch: Sequence[Activations], cancelled: Callable[[], bool]) -> PhaseTimes:
         """Take the batch through all layers: load ahead, wait, execute, keep or free."""
         clock = PhaseClock()
         self.make_room(job)
-        self._source.executor.begin_pass(job.plan, job.sequence)
         self._preload(job, clock)
         flight = Flight(self._crew_of(job.plan.loading_agents), self._loads(job), job.plan.layers_in_flight)
         try:
@@ -68,6 +68,7 @@ class Pipeline:
                     self._run_loaded(layer, job.sequence, flight, batch, clock)
         finally:
             flight.abandon(self._free)
+            self._count_set_aside(job)
         return clock.times()
 
     def _run_loaded(
@@ -104,16 +105,21 @@ class Pipeline:
                 raise
 
     def _preload(self, job: Pass, clock: PhaseClock) -> None:
-        wanted = {layer for layer in job.plan.layers if layer.residency is Residency.PRELOADED}
-        for layer in [layer for layer in self._preloaded if layer not in wanted]:
-            self._ledger.add(-self._preloaded.pop(layer).nbytes)
-        for layer in sorted(wanted - self._preloaded.keys(), key=lambda layer: layer.layer):
-            with clock.phase("read_ms"):
-                self._preloaded[layer] = self._source.preload(layer)
-            self._ledger.add(self._preloaded[layer].nbytes)
+        for layer in job.plan.layers:
+            if layer.residency is Residency.PRELOADED and layer not in self._preloaded:
+                with clock.phase("read_ms"):
+                    self._preloaded[layer] = self._source.preload(layer)
+                self._ledger.add(self._preloaded[layer].nbytes)
 
     def make_room(self, job: Pass) -> None:
-        """Free what earlier passes kept and this one has no use for, oldest first, until this one fits the budget."""
+        """Free what earlier passes kept and this one has no use for: layers, oldest first, until it fits the budget."""
+        self._source.executor.begin_pass(job.plan, job.sequence)
+        self._ledger.add(-self._set_aside_bytes)
+        self._set_aside_bytes = 0
+        for layer in self._preloaded.keys() - set(job.plan.layers):
+            self._ledger.add(-self._preloaded.pop(layer).nbytes)
+        if self._crew is not None and self._crew.agents != job.plan.loading_agents:
+            self._dismiss_crew()
         needed = {_key(layer, job.sequence) for layer in job.plan.layers if layer.residency is Residency.RESIDENT}
         spare_bytes = job.budget_bytes - job.footprint.peak_bytes(job.plan)
         idle = [key for key in self._kept if key not in needed]
@@ -124,9 +130,15 @@ class Pipeline:
             idle_bytes -= self._kept[key].nbytes
             self._free(self._kept.pop(key))
 
+    def _count_set_aside(self, job: Pass) -> None:
+        """Between passes, too, what the executor has set aside is held: frames of this pass's largest kind."""
+        passing = zip(job.plan.layers, job.footprint.layers, strict=True)
+        costs = [cost.ready_bytes for layer, cost in passing if layer.residency is not Residency.RESIDENT]
+        self._set_aside_bytes = self._source.executor.set_aside * max(costs, default=0)
+        self._ledger.add(self._set_aside_bytes)
+
     def _crew_of(self, agents: int) -> Crew:
-        if self._crew is None or self._crew.agents != agents:
-            self._dismiss_crew()
+        if self._crew is None:
             self._crew = Crew(self._source, agents)
             self._ledger.add(agents * self._source.agent_bytes)
         return self._crew
@@ -150,6 +162,8 @@ class Pipeline:
         self._preloaded.clear()
         self._dismiss_crew()
         self._source.executor.close()
+        self._ledger.add(-self._set_aside_bytes)
+        self._set_aside_bytes = 0
 
 
 def _key(layer: LayerPlan, sequence: int) -> _Key:
