@@ -29,6 +29,7 @@ class FakeLayers:
     """Source and executor in one. `hooks` run at an event, such as ("load", 3), and may wait or raise."""
 
     agent_bytes = AGENT_BYTES
+    set_aside = 0
 
     def __init__(self) -> None:
         self.executor = self
