@@ -1,7 +1,7 @@
 """The packager: a checkpoint, cut into shards at every bitwidth, as one store."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from host.capture import Capture, read_texts
@@ -64,6 +64,7 @@ def package(source: str, out: Path, options: PackageOptions, progress: Progress)
 
     Raises CheckpointError for a model that cannot be packaged, FormatError for options that do not fit it.
     """
+    options = replace(options, bitwidths=tuple(sorted(set(options.bitwidths))))
     checkpoint = load_checkpoint(source)
     geometry = checkpoint.geometry(options.slices)
     texts = read_texts(options.calibrate) if options.calibrate else []
@@ -77,7 +78,7 @@ def package(source: str, out: Path, options: PackageOptions, progress: Progress)
         writer.finish()
     return PackageReport(
         out, description.model, description.family, geometry.layers, geometry.slices,
-        tuple(sorted(set(options.bitwidths))), description.sequences, len(texts),
+        options.bitwidths, description.sequences, len(texts),
         sum(file.stat().st_size for file in out.iterdir()),
     )  # fmt: skip
 
