@@ -111,7 +111,6 @@ def layer_tensors(weights: LayerWeights) -> LayerTensors:
 
 def _embed(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[_Batch]:
     tokenizer = Tokenizer.from_buffer(checkpoint.tokenizer_json)
-    tokenizer.no_padding()  # tokenizer.json may ask for it, and padding would count as text
     tokenizer.enable_truncation(min(MAX_TOKENS, checkpoint.max_tokens))
     encodings = sorted(tokenizer.encode_batch(list(texts)), key=lambda encoding: len(encoding.ids))
     tables, norm = checkpoint.tables(), checkpoint.embedding_norm()
