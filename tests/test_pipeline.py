@@ -280,6 +280,17 @@ def test_a_preload_that_fails_is_not_counted(rig: Rig) -> None:
     assert rig.layers.of("preload") == [0, 1, 1]
 
 
+def test_what_the_executor_sets_aside_is_counted_between_passes(rig: Rig) -> None:
+    rig.layers.set_aside = 2
+    for _ in range(2):
+        rig.run(streamed(4))
+        assert rig.ledger.held_bytes == AGENT_BYTES + 2 * READY
+    assert rig.ledger.peak_bytes <= footprint(streamed(4)).peak_bytes(streamed(4))
+    rig.layers.set_aside = 0
+    rig.run(streamed(4))
+    assert rig.ledger.held_bytes == AGENT_BYTES
+
+
 def test_the_crew_follows_the_plan(rig: Rig) -> None:
     for agents, made in ((1, 1), (1, 1), (3, 4), (2, 6)):
         rig.run(streamed(3, agents=agents))
