@@ -4,7 +4,7 @@ import base64
 from typing import Literal
 
 from device_agent.engine import Answer
-from device_agent.head import Floats, softmax
+from device_agent.head import Floats, scores_of
 from device_agent.schemas import (
     ClassificationItem,
     ClassificationList,
@@ -59,7 +59,7 @@ def classification_list(manifest: Manifest, answer: Answer) -> ClassificationLis
     head = manifest.description.head
     items: list[ClassificationItem | TokenClassificationItem] = []
     for index, (logits, tokens) in enumerate(zip(answer.outputs, answer.tokens, strict=True)):
-        scores = _scores(logits)
+        scores = scores_of(logits, head.scores)
         if head.kind is HeadKind.TOKEN_CLASSIFICATION:
             named = [_token_label(token, row, head.labels) for token, row in zip(tokens.texts, scores, strict=True)]
             items.append(TokenClassificationItem(index=index, tokens=named))
@@ -72,11 +72,6 @@ def classification_list(manifest: Manifest, answer: Answer) -> ClassificationLis
 
 def _usage(answer: Answer) -> Usage:
     return Usage(prompt_tokens=answer.report.tokens, total_tokens=answer.report.tokens)
-
-
-def _scores(logits: Floats) -> Floats:
-    """Probabilities over the labels; a model with one label is a regression, whose score is its output."""
-    return softmax(logits) if logits.shape[-1] > 1 else logits
 
 
 def _classification(index: int, scores: Floats, labels: tuple[str, ...]) -> ClassificationItem:

@@ -94,8 +94,6 @@ class Engine:
         self.ledger.add(self._fixed_bytes)
         self.footprint = lru_cache(_PLANS_KEPT)(self._footprint)
         self._fit = lru_cache(_PLANS_KEPT)(self._fit_to_budget)
-        self.default_plan = self.uniform_plan()
-        self._fit(self.default_plan, max(self.manifest.description.sequences), 1)  # refuse now what could never run
 
     @property
     def manifest(self) -> Manifest:
@@ -109,6 +107,11 @@ class Engine:
             loading_agents=self.options.loading_agents, layers_in_flight=self.options.layers_in_flight,
         )  # fmt: skip
 
+    def check(self, plan: Plan) -> None:
+        """Raise PlanError for a plan that the store cannot run, BudgetError if its longest sequence does not fit."""
+        plan.check(self.manifest)
+        self._fit(plan, max(self.manifest.description.sequences), 1)
+
     def answer(
         self, inputs: Sequence[Text], plan: Plan | None = None, *,
         truncate: bool = False, cancelled: Callable[[], bool] = _never,
@@ -116,7 +119,7 @@ class Engine:
         """Answer a batch. Raises RequestError, PlanError, FormatError or Cancelled; the engine stays usable."""
         if not 1 <= len(inputs) <= MAX_TEXTS:
             raise RequestError(f"{len(inputs)} inputs, must be 1 to {MAX_TEXTS}")
-        plan = plan or self.default_plan
+        plan = plan or self.uniform_plan()
         plan.check(self.manifest)
         with self._lock:
             restart_peak()

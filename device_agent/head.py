@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from shard_store.head import Head, HeadActivation, HeadKind, Pooling
+from shard_store.head import Head, HeadActivation, HeadKind, Pooling, Scores
 
 Floats = npt.NDArray[np.float32]
 
@@ -30,6 +30,13 @@ def softmax(logits: Floats) -> Floats:
     """Probabilities along the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), np.float32)
+
+
+def scores_of(logits: Floats, scores: Scores) -> Floats:
+    """What a client reads of outputs (..., labels): probabilities, or the outputs themselves of a regression."""
+    if scores is Scores.SIGMOID:
+        return np.asarray(np.exp(-np.logaddexp(np.float32(0), -logits)), np.float32)
+    return softmax(logits) if scores is Scores.SOFTMAX else logits
 
 
 def _pool(hidden: Floats, pooling: Pooling) -> Floats:

@@ -68,7 +68,7 @@ def _checked(load: Callable[[], Model], default: PlanChoice) -> Callable[[], Mod
     def checked() -> Model:
         model = load()
         try:
-            default.resolve(model).check(model.manifest)
+            model.check(default.resolve(model))
         except BaseException:
             model.close()
             raise

@@ -35,6 +35,9 @@ class Model(Protocol):
     def uniform_plan(self, bits: int | None = None, layers: int | None = None, slices: int | None = None) -> Plan:
         """A plan at one bitwidth. Raises PlanError."""
 
+    def check(self, plan: Plan) -> None:
+        """Raises PlanError for a plan that cannot run."""
+
     def answer(
         self, inputs: Sequence[Text], plan: Plan | None = None, *, truncate: bool = False, cancelled: Gone = ...
     ) -> Answer:

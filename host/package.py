@@ -7,11 +7,12 @@ from pathlib import Path
 from host.capture import Capture, read_texts
 from host.checkpoint import Checkpoint, load_checkpoint
 from host.encode import LayerEncoder
+from host.encoder_config import ProblemType
 from host.graphs import layer_templates
 from host.weights import LayerWeights
 from shard_store.errors import FormatError
 from shard_store.geometry import BITWIDTHS, EXACT_BITWIDTH, LATTICE_BITWIDTHS, Geometry
-from shard_store.head import Head, HeadLayer, Pooling
+from shard_store.head import Head, HeadLayer, Pooling, Scores
 from shard_store.manifest import ModelDescription
 from shard_store.row_table import RowType
 from shard_store.template import TemplateKind
@@ -21,6 +22,11 @@ Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
 _MAX_SEQUENCE = 4096
 _TABLE_ROWS = 4096  # encoded at a time
+_SCORES = {
+    ProblemType.SINGLE_LABEL: Scores.SOFTMAX,
+    ProblemType.MULTI_LABEL: Scores.SIGMOID,
+    ProblemType.REGRESSION: Scores.NONE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +96,12 @@ def _describe(checkpoint: Checkpoint, geometry: Geometry, sequences: Sequence[in
         for index, dense in enumerate(checkpoint.head.dense)
     )
     head = checkpoint.head
+    scores = _SCORES[head.problem_type] if head.problem_type else Scores.SOFTMAX
     return ModelDescription(
         model=name,
         family=checkpoint.family,
         geometry=geometry,
-        head=Head(head.kind, head.pooling or Pooling.MEAN, head.normalize, head.labels, layers),
+        head=Head(head.kind, head.pooling or Pooling.MEAN, head.normalize, head.labels, layers, scores),
         sequences=tuple(usable),
         max_tokens=checkpoint.max_tokens,
         position_offset=checkpoint.position_offset,

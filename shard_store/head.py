@@ -34,6 +34,14 @@ class HeadActivation(str, Enum):
     RELU = "relu"
 
 
+class Scores(str, Enum):
+    """What the outputs of a classification mean."""
+
+    SOFTMAX = "softmax"  # one label holds: probabilities that add up to 1
+    SIGMOID = "sigmoid"  # any number of labels hold: a probability for each
+    NONE = "none"  # a regression: the output itself
+
+
 @dataclass(frozen=True, slots=True)
 class HeadLayer:
     """activation(x @ weight.T + bias); weight (out, in) and bias (out,) name resident tensors."""
@@ -47,7 +55,7 @@ class HeadLayer:
 class Head:
     """Pools (token classification does not: every token is answered), applies the layers in order, then normalizes.
 
-    labels: one for each output of the last layer; empty for embeddings.
+    labels: one for each output of the last layer; empty for embeddings, for which scores mean nothing.
     """
 
     kind: HeadKind
@@ -55,6 +63,7 @@ class Head:
     normalize: bool
     labels: tuple[str, ...]
     layers: tuple[HeadLayer, ...]
+    scores: Scores = Scores.SOFTMAX
 
     def __post_init__(self) -> None:
         if (self.kind is HeadKind.EMBEDDING) == bool(self.labels):
@@ -72,6 +81,7 @@ def parse_head(fields: JsonFields) -> Head:
         normalize=fields.boolean("normalize"),
         labels=tuple(text(label, f"{fields.where}.labels", ".*") for label in labels),
         layers=fields.objects("layers", MAX_HEAD_LAYERS, _parse_layer),
+        scores=fields.choice("scores", Scores),
     )
 
 

@@ -166,6 +166,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
         },
         "head": {
             "kind": head.kind.value, "pooling": head.pooling.value, "normalize": head.normalize,
+            "scores": head.scores.value,
             "labels": list(head.labels),
             "layers": [
                 {"weight": layer.weight, "bias": layer.bias, "activation": layer.activation.value}

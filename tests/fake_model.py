@@ -14,11 +14,13 @@ from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan, uniform_plan
 from device_agent.text import Text, Tokens
-from shard_store.head import Head, HeadKind
+from shard_store.head import Head, HeadKind, Scores
 from shard_store.manifest import Manifest
 
 
-def with_head(manifest: Manifest, kind: HeadKind, labels: Sequence[str] = ()) -> Manifest:
+def with_head(
+    manifest: Manifest, kind: HeadKind, labels: Sequence[str] = (), scores: Scores = Scores.SOFTMAX
+) -> Manifest:
     """The manifest of a small store with another head: 24 features, or any number of labels."""
     resident, old = dict(manifest.resident), manifest.description.head
     layers = old.layers[:1] if kind is HeadKind.EMBEDDING else old.layers
@@ -26,7 +28,7 @@ def with_head(manifest: Manifest, kind: HeadKind, labels: Sequence[str] = ()) ->
         weight, bias = old.layers[-1].weight, old.layers[-1].bias
         resident[weight] = replace(resident[weight], shape=(len(labels), 24))
         resident[bias] = replace(resident[bias], shape=(len(labels),))
-    head = Head(kind, old.pooling, kind is HeadKind.EMBEDDING, tuple(labels), layers)
+    head = Head(kind, old.pooling, kind is HeadKind.EMBEDDING, tuple(labels), layers, scores)
     return replace(manifest, description=replace(manifest.description, head=head), resident=resident)
 
 
@@ -70,6 +72,9 @@ class FakeModel:
 
     def uniform_plan(self, bits: int | None = None, layers: int | None = None, slices: int | None = None) -> Plan:
         return uniform_plan(self.manifest, 8 if bits is None else bits, layers, slices)
+
+    def check(self, plan: Plan) -> None:
+        plan.check(self.manifest)
 
     def answer(
         self,

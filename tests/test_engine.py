@@ -176,8 +176,19 @@ def test_what_the_model_holds_never_exceeds_the_budget(budget_mib: int, minilm_s
 
 
 def test_a_budget_that_holds_not_even_one_layer_is_refused(minilm_store: Path) -> None:
-    with pytest.raises(BudgetError, match=r"budget 1\.0 MiB is too small: this plan needs \d+\.\d MiB"):
-        Engine(minilm_store, EngineOptions(budget_bytes=MIB))
+    with Engine(minilm_store, EngineOptions(budget_bytes=MIB)) as engine:
+        for refused in (engine.check, lambda plan: engine.answer(["hello"], plan)):
+            with pytest.raises(BudgetError, match=r"budget 1\.0 MiB is too small: this plan needs \d+\.\d MiB"):
+                refused(engine.uniform_plan())
+
+
+def test_a_budget_too_small_for_the_whole_model_may_do_for_a_part(minilm_store: Path) -> None:
+    with Engine(minilm_store, EngineOptions(budget_bytes=9 * MIB)) as engine:
+        with pytest.raises(BudgetError):
+            engine.check(engine.uniform_plan())
+        narrow = engine.uniform_plan(slices=2)
+        engine.check(narrow)
+        assert engine.answer(["hello"], narrow).report.slices == 2
 
 
 def test_over_long_text_is_refused_or_cut(golden_store: StoreOf) -> None:

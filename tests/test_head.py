@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from device_agent.head import apply_head, softmax
+from device_agent.head import apply_head, scores_of, softmax
 from host.head import Head as HostHead
 from host.head import HeadDense
-from shard_store.head import Head, HeadActivation, HeadKind, HeadLayer, Pooling
+from shard_store.head import Head, HeadActivation, HeadKind, HeadLayer, Pooling, Scores
 from tests.reference import apply_head as reference_head
 
 Floats = npt.NDArray[np.float32]
@@ -83,3 +83,11 @@ def test_softmax_gives_probabilities_however_large_the_logits(logits: Floats) ->
 
 def test_softmax_of_known_logits() -> None:
     np.testing.assert_allclose(softmax(np.log(np.array([1, 2, 5], np.float32))), [0.125, 0.25, 0.625], atol=1e-6)
+
+
+def test_scores_of_each_kind() -> None:
+    logits = np.array([2.0, -1.0, 0.5], np.float32)
+    assert scores_of(logits, Scores.SOFTMAX).sum() == pytest.approx(1)
+    np.testing.assert_allclose(scores_of(logits, Scores.SIGMOID), 1 / (1 + np.exp(-logits)), rtol=1e-6)
+    assert scores_of(np.array([-1e4, 1e4], np.float32), Scores.SIGMOID).tolist() == [0.0, 1.0]
+    assert scores_of(logits, Scores.NONE) is logits

@@ -28,7 +28,7 @@ from shard_store.errors import (
     RequestError,
     StiError,
 )
-from shard_store.head import HeadKind
+from shard_store.head import HeadKind, Scores
 from shard_store.manifest import Manifest
 from tests.fake_model import FakeModel, with_head
 from tests.http_server import eventually, serving, serving_loaded
@@ -224,11 +224,20 @@ def test_pairs_reach_the_model_as_pairs(classifier: FakeModel, classifying_clien
     assert classifier.calls[0].truncate
 
 
-def test_a_single_label_is_a_regression(manifest: Manifest) -> None:
-    model = FakeModel(with_head(manifest, HeadKind.SEQUENCE_CLASSIFICATION, ("similarity",)))
+def test_the_score_of_a_regression_is_its_output(manifest: Manifest) -> None:
+    model = FakeModel(with_head(manifest, HeadKind.SEQUENCE_CLASSIFICATION, ("similarity",), Scores.NONE))
     with serving_loaded(model) as client:
         item = client.post("/v1/classify", json={"input": "a"}).json()["data"][0]
     assert (item["label"], item["score"]) == ("similarity", float(model.output(1)[0]))
+
+
+def test_several_labels_may_hold_at_once(manifest: Manifest) -> None:
+    model = FakeModel(with_head(manifest, HeadKind.SEQUENCE_CLASSIFICATION, ("a", "b", "c"), Scores.SIGMOID))
+    with serving_loaded(model) as client:
+        item = client.post("/v1/classify", json={"input": "a"}).json()["data"][0]
+    found = [score["score"] for score in item["scores"]]
+    assert found == pytest.approx((1 / (1 + np.exp(-model.output(1)))).tolist())
+    assert item["score"] == max(found)
 
 
 def test_token_classification_labels_every_token(manifest: Manifest) -> None:
