@@ -18,6 +18,7 @@ from device_agent.schemas import (
     TokenLabel,
     Usage,
 )  # fmt: skip
+from device_agent.text import Tokens
 from shard_store.head import HeadKind
 from shard_store.manifest import Manifest
 
@@ -61,8 +62,7 @@ def classification_list(manifest: Manifest, answer: Answer) -> ClassificationLis
     for index, (logits, tokens) in enumerate(zip(answer.outputs, answer.tokens, strict=True)):
         scores = scores_of(logits, head.scores)
         if head.kind is HeadKind.TOKEN_CLASSIFICATION:
-            named = [_token_label(token, row, head.labels) for token, row in zip(tokens.texts, scores, strict=True)]
-            items.append(TokenClassificationItem(index=index, tokens=named))
+            items.append(TokenClassificationItem(index=index, tokens=_token_labels(tokens, scores, head.labels)))
         else:
             items.append(_classification(index, scores, head.labels))
     return ClassificationList(
@@ -80,9 +80,14 @@ def _classification(index: int, scores: Floats, labels: tuple[str, ...]) -> Clas
     return ClassificationItem(index=index, label=best.label, score=best.score, scores=named)
 
 
-def _token_label(token: str, scores: Floats, labels: tuple[str, ...]) -> TokenLabel:
-    best = int(scores.argmax())
-    return TokenLabel(token=token, label=labels[best], score=float(scores[best]))
+def _token_labels(tokens: Tokens, scores: Floats, labels: tuple[str, ...]) -> list[TokenLabel]:
+    """The best label of each token of the text; tokens that the tokenizer added, such as [CLS], are left out."""
+    best = scores.argmax(axis=-1)  # (tokens,)
+    return [
+        TokenLabel(token=token, start=span[0], end=span[1], label=labels[label], score=float(row[label]))
+        for token, span, label, row in zip(tokens.texts, tokens.spans, best.tolist(), scores, strict=True)
+        if span is not None
+    ]
 
 
 def _base64(vector: Floats) -> str:

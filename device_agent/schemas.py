@@ -84,6 +84,7 @@ class RunSummary(BaseModel):
     slices: int
     bits: list[int]
     resident_layers: int
+    executor: str
     passes: int
     sequences: list[int]
     tokens: int
@@ -101,9 +102,10 @@ class RunSummary(BaseModel):
         """The report of an engine, flattened."""
         return cls(
             layers=report.layers, slices=report.slices, bits=list(report.bits),
-            resident_layers=report.resident_layers, passes=report.passes, sequences=list(report.sequences),
-            tokens=report.tokens, read_ms=report.times.read_ms, prepare_ms=report.times.prepare_ms,
-            execute_ms=report.times.execute_ms, wait_ms=report.times.wait_ms, total_ms=report.times.total_ms,
+            resident_layers=report.resident_layers, executor=report.executor, passes=report.passes,
+            sequences=list(report.sequences), tokens=report.tokens,
+            read_ms=report.times.read_ms, prepare_ms=report.times.prepare_ms, execute_ms=report.times.execute_ms,
+            wait_ms=report.times.wait_ms, total_ms=report.times.total_ms,
             budget_bytes=report.budget_bytes, model_peak_bytes=report.model_peak_bytes,
             process_peak_bytes=report.process_peak_bytes,
         )  # fmt: skip
@@ -133,9 +135,11 @@ class ClassificationItem(LabelScore):
 
 
 class TokenLabel(LabelScore):
-    """The best label of one token."""
+    """The best label of one token, and where it stands in the text: characters `start` up to `end`."""
 
     token: str
+    start: int
+    end: int
 
 
 class TokenClassificationItem(BaseModel):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from device_agent.executor import Activations
 from shard_store.errors import FormatError, RequestError
@@ -23,6 +23,7 @@ class Tokens:
     ids: npt.NDArray[np.int64]  # (tokens,)
     types: npt.NDArray[np.int64]  # (tokens,)
     texts: tuple[str, ...]  # (tokens,) as the vocabulary writes them
+    spans: tuple[tuple[int, int] | None, ...]  # (tokens,) characters of the text; None: added by the tokenizer
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,10 +68,7 @@ class TextEncoder:
                     f"input {number} has {len(encoding.ids)} tokens, the limit is {limit}; "
                     "shorten it or ask for truncation"
                 )
-        return [
-            Tokens(np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64), tuple(encoding.tokens))
-            for encoding in encodings
-        ]
+        return [_tokens(encoding) for encoding in encodings]
 
     def bucket(self, tokens: Tokens) -> int:
         """The shortest sequence length for which there are templates."""
@@ -94,3 +92,12 @@ class TextEncoder:
         variance = np.mean(centred * centred, axis=-1, keepdims=True)
         scaled: npt.NDArray[np.float32] = centred / np.sqrt(variance + np.float32(self._manifest.geometry.norm_eps))
         return scaled * self._tensors["embedding_norm.gamma"] + self._tensors["embedding_norm.beta"]
+
+
+def _tokens(encoding: Encoding) -> Tokens:
+    spans = tuple(
+        None if special else span for special, span in zip(encoding.special_tokens_mask, encoding.offsets, strict=True)
+    )
+    return Tokens(
+        np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64), tuple(encoding.tokens), spans
+    )

@@ -64,6 +64,9 @@ def package_command(
         Path | None,
         typer.Option(metavar="TEXTS", help="Unlabelled texts, one a line, that make low bitwidths more accurate."),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model (default: the last part of its directory or hub name).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Cut a model into shards at several bitwidths and write them as a store."""
@@ -71,7 +74,7 @@ def package_command(
     from host.package import PackageOptions, package  # noqa: PLC0415 - it imports TensorFlow, which takes seconds
 
     with display.progress_bar() as progress:
-        report = package(model, out, PackageOptions(bitwidths, slices, sequences, calibrate), progress)
+        report = package(model, out, PackageOptions(bitwidths, slices, sequences, calibrate, name), progress)
     (display.print_json if as_json else display.print_fields)(report)
 
 

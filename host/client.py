@@ -61,6 +61,7 @@ class Run:
     slices: int
     bits: tuple[int, ...]
     resident_layers: int
+    executor: str
     passes: int
     sequences: tuple[int, ...]
     tokens: int
@@ -100,9 +101,11 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class TokenLabel:
-    """The best label of one token."""
+    """The best label of one token, and where it stands in the text: characters `start` up to `end`."""
 
     token: str
+    start: int
+    end: int
     label: str
     score: float
 

@@ -34,9 +34,11 @@ def with_head(
 
 def fake_tokens(text: Text) -> Tokens:
     """One token per word."""
-    words = (text if isinstance(text, str) else " ".join(text)).split()
+    joined = text if isinstance(text, str) else " ".join(text)
+    words = joined.split()
+    spans = [(joined.index(word), joined.index(word) + len(word)) for word in words]
     numbers = np.arange(len(words))
-    return Tokens(numbers, numbers, tuple(words))
+    return Tokens(numbers, numbers, tuple(words), tuple(spans))
 
 
 @dataclass(frozen=True, slots=True)

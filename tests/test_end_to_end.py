@@ -53,7 +53,10 @@ def test_pairs_and_tokens_are_classified(golden_store: StoreOf) -> None:
     assert np.allclose([score["score"] for score in item["scores"]], expected, atol=1e-6)
     with serving_loaded(Engine(golden_store("bert-token"))) as client:
         item = client.post("/v1/classify", json={"input": "the cat"}).json()["data"][0]
-    assert [token["token"] for token in item["tokens"]][1:-1] == ["the", "cat"]
+    assert [(token["token"], token["start"], token["end"]) for token in item["tokens"]] == [
+        ("the", 0, 3),
+        ("cat", 4, 7),
+    ]
 
 
 def test_bad_requests_leave_the_engine_usable(golden_store: StoreOf) -> None:

@@ -198,7 +198,8 @@ def test_base64_holds_little_endian_floats(embedder: FakeModel, embedding_client
 
 def test_every_answer_reports_its_run(embedding_client: httpx.Client) -> None:
     assert embedding_client.post("/v1/embeddings", json={"input": "a b"}).json()["sti"] == {
-        "layers": 2, "slices": 4, "bits": [8], "resident_layers": 1, "passes": 1, "sequences": [16], "tokens": 2,
+        "layers": 2, "slices": 4, "bits": [8], "resident_layers": 1, "executor": "constant",
+        "passes": 1, "sequences": [16], "tokens": 2,
         "read_ms": 1.0, "prepare_ms": 2.0, "execute_ms": 3.0, "wait_ms": 4.0, "total_ms": 5.0,
         "budget_bytes": 1000, "model_peak_bytes": 900, "process_peak_bytes": 5000,
     }  # fmt: skip
@@ -246,7 +247,10 @@ def test_token_classification_labels_every_token(manifest: Manifest) -> None:
         item = client.post("/v1/classify", json={"input": "two words"}).json()["data"][0]
     expected = softmax(model.output(2))
     assert item["object"] == "token_classification"
-    assert [token["token"] for token in item["tokens"]] == ["two", "words"]
+    assert [(token["token"], token["start"], token["end"]) for token in item["tokens"]] == [
+        ("two", 0, 3),
+        ("words", 4, 9),
+    ]
     assert [token["label"] for token in item["tokens"]] == [LABELS[row.argmax()] for row in expected]
     assert np.allclose([token["score"] for token in item["tokens"]], expected.max(axis=-1))
 
