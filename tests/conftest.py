@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli_runs import Sti
 from tests.packaging import package_quietly
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def sti(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Sti:
+    """The command line, with a local device of its own."""
+    monkeypatch.setenv("STI_HOME", str(tmp_path / "home"))
+    return Sti(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

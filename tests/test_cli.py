@@ -19,12 +19,6 @@ from tests.stores import write_store
 CHECKOUT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def sti(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Sti:
-    monkeypatch.setenv("STI_HOME", str(tmp_path / "home"))
-    return Sti(monkeypatch, capsys)
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("stores") / "small"
