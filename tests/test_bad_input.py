@@ -1,6 +1,9 @@
 """Damaged and foreign stores, as a user meets them: one clear line each, and nothing is left behind."""
 
+import errno
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +14,9 @@ import pytest
 from device_agent.engine import Engine
 from shard_store.errors import FormatError
 from shard_store.manifest_json import dump_manifest, parse_manifest
+from shard_store.span import Span
 from shard_store.store_files import FIXED_FILES, MANIFEST_FILE, SHARD_FILES
+from shard_store.writer import HashedFile
 from tests.cli_runs import Sti
 from tests.http_server import serving_loaded
 from tests.model_copies import copy_model, edit_json
@@ -80,8 +85,6 @@ def test_a_manifest_that_cannot_be_used_says_why(
 
 def resigned(document: dict[str, object]) -> str:
     """The manifest with the checksum that fits it, as someone who means harm would make it."""
-    import hashlib  # noqa: PLC0415 - only here
-
     body = {key: value for key, value in document.items() if key != "sha256"}
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
     body["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
@@ -100,6 +103,27 @@ def test_an_unknown_model_family_is_refused_and_nothing_is_written(sti: Sti, tmp
     assert result.code == 1
     assert "'t5'" in one_line(result.err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bert-sequence"]
+
+
+@pytest.mark.parametrize("blocked", ["no folder", "full disk"])
+def test_a_store_that_cannot_be_written_leaves_the_old_one(
+    sti: Sti, golden_models: Path, store: Path, blocked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (store / MANIFEST_FILE).read_bytes()
+    out = store
+    if blocked == "no folder":
+        out = store / MANIFEST_FILE / "store"  # below a file
+    else:
+
+        def full(_file: HashedFile, _data: bytes, _alignment: int = 1) -> Span:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(store))
+
+        monkeypatch.setattr(HashedFile, "append", full)
+    result = sti("package", str(golden_models / "bert-sequence"), "--out", str(out), "--seq", "16")
+    assert result.code == 1
+    assert str(store) in one_line(result.err)
+    assert (store / MANIFEST_FILE).read_bytes() == before
+    assert [path.name for path in store.parent.iterdir() if path.name.startswith(".")] == []
 
 
 REQUESTS = {
