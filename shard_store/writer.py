@@ -1,9 +1,11 @@
 """Writes a store: streamed to a directory of its own, put in place by one rename at the end."""
 
+import glob
 import hashlib
 import os
 import secrets
 import shutil
+import time
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,6 +33,8 @@ from shard_store.store_files import (
     TOKENIZER_FILE,
 )  # fmt: skip
 from shard_store.template import Template, pack_template
+
+_ABANDONED_SECONDS = 24 * 3600  # younger unfinished stores may belong to a writer at work
 
 
 class HashedFile:
@@ -86,6 +90,7 @@ class StoreWriter:
         self._templates: dict[TemplateKey, Span] = {}
 
     def __enter__(self) -> "StoreWriter":
+        _recover(self._out)
         _check_replaceable(self._out)
         self._out.parent.mkdir(parents=True, exist_ok=True)
         self._partial.mkdir()
@@ -169,6 +174,18 @@ class StoreWriter:
         _sync_directory(self._partial)
         _replace(self._partial, self._out)
         return manifest
+
+
+def _recover(out: Path) -> None:
+    """Clear up after writers that were killed: put a store back that was being replaced, delete unfinished ones."""
+    for aside in sorted(out.parent.glob(f".{glob.escape(out.name)}.*.old")):
+        if not out.exists():
+            aside.rename(out)
+        else:
+            shutil.rmtree(aside, ignore_errors=True)
+    for partial in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
+        if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_replaceable(out: Path) -> None:

@@ -15,6 +15,7 @@ from shard_store.errors import FormatError
 from shard_store.geometry import ShardKey
 from shard_store.reader import Store
 from shard_store.row_table import RowType
+from shard_store.store_files import MANIFEST_FILE
 from shard_store.template import TemplateKind
 from shard_store.writer import StoreWriter
 from tests.stores import (
@@ -189,3 +190,17 @@ def test_what_breaks_the_format_is_refused_when_added(tmp_path: Path) -> None:
 def test_an_unknown_family_lists_the_known_ones() -> None:
     with pytest.raises(FormatError, match="family is 'gpt2', known are bert, distilbert, roberta"):
         small_description(family="gpt2")
+
+
+def test_the_next_writer_clears_up_after_killed_ones(tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    write_store(out)
+    before = (out / MANIFEST_FILE).read_bytes()
+    out.rename(tmp_path / ".store.0123abcd.old")  # killed between the two renames
+    for name in (".store.11111111.partial", ".store.22222222.partial"):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / ".store.11111111.partial", (0, 0))
+    with pytest.raises(RuntimeError), StoreWriter(out, small_description(), (2,)):
+        raise RuntimeError
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".store.22222222.partial", "store"]
+    assert (out / MANIFEST_FILE).read_bytes() == before
