@@ -8,6 +8,8 @@
     ├── PlanError          a plan that this store or device cannot run
     │   └── BudgetError    a memory budget too small for the plan
     ├── RequestError       a request that is malformed or too long
+    ├── CostsError         device costs that are malformed or of another device
+    ├── DataError          a file of labelled texts that cannot be used
     ├── ExecutorError      the TFLite runtime is missing or refused a call
     └── DeviceError        a device that cannot be reached or written
 
@@ -45,6 +47,14 @@ class BudgetError(PlanError):
 
 class RequestError(StiError):
     """A request is malformed, empty or over-long."""
+
+
+class CostsError(StiError):
+    """Device costs are malformed, or do not cover what is asked."""
+
+
+class DataError(StiError):
+    """A file of labelled texts cannot be used."""
 
 
 class ExecutorError(StiError):
