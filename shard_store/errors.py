@@ -4,6 +4,7 @@
     ├── FormatError        a store, plan or template that breaks its specification
     │   └── ChecksumError  bytes on flash that differ from what was written
     ├── CheckpointError    a model directory that cannot be packaged
+    ├── DataError          a file of labelled texts that cannot be used
     ├── PlanError          a plan that this store or device cannot run
     │   └── BudgetError    a memory budget too small for the plan
     ├── RequestError       a request that is malformed or too long
@@ -30,6 +31,10 @@ class ChecksumError(FormatError):
 
 class CheckpointError(StiError):
     """A checkpoint is missing, incomplete or of an unknown family."""
+
+
+class DataError(StiError):
+    """A file of labelled texts is unreadable, malformed or does not fit the model."""
 
 
 class PlanError(StiError):
