@@ -53,10 +53,6 @@ class CostsError(StiError):
     """Device costs are malformed, or do not cover what is asked."""
 
 
-class DataError(StiError):
-    """A file of labelled texts cannot be used."""
-
-
 class ExecutorError(StiError):
     """The TFLite runtime is missing or refused a call."""
 
