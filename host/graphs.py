@@ -101,17 +101,18 @@ def _convert(geometry: Geometry, part: _Part, slices: int, sequence: int) -> Lay
 
 
 def _run_part(geometry: Geometry, part: _Part, inputs: Sequence[Tensor], tensors: LayerTensors) -> Tensor:
-    norms = {"norm_eps": geometry.norm_eps, "spec": geometry.spec}
+    eps, spec = geometry.norm_eps, geometry.spec
     if part.name == "project":
-        query, key, value = project(attention_input(inputs[0], tensors, **norms), tensors)
+        query, key, value = project(attention_input(inputs[0], tensors, norm_eps=eps, spec=spec), tensors)
         return key, query, value
     if part.name == "finish":
         attended, hidden = inputs
-        return finish(hidden, attended, tensors, activation=geometry.activation, **norms).hidden
+        return finish(hidden, attended, tensors, activation=geometry.activation, norm_eps=eps, spec=spec).hidden
     hidden, mask = inputs
     return layer_forward(
-        hidden, mask, tensors, head_width=geometry.head_width, activation=geometry.activation, **norms
-    ).hidden
+        hidden, mask, tensors,
+        head_width=geometry.head_width, activation=geometry.activation, norm_eps=eps, spec=spec,
+    ).hidden  # fmt: skip
 
 
 def _marked_weights(geometry: Geometry, slices: int) -> dict[str, npt.NDArray[np.float32]]:

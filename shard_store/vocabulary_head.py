@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class VocabularyHead:
-    """rows: size of the vocabulary; by bitwidth, how many rows a block has (the last may have fewer), and the blocks."""
+    """rows: size of the vocabulary; by bitwidth: rows of a block (the last may have fewer), and the blocks."""
 
     rows: int
     block_rows: Mapping[int, int]
@@ -62,7 +62,8 @@ def pack_block(rows: Floats, bitwidth: int) -> bytes:
         return np.ascontiguousarray(rows, "<f4").tobytes()
     scales = np.maximum(np.abs(rows).max(axis=1) / np.float32(127), np.float32(1e-30)).astype("<f4")  # (n,)
     levels = np.clip(np.rint(rows / scales[:, None]), -127, 127).astype(np.int8)
-    return scales.tobytes().ljust(align(scales.nbytes, SECTION_ALIGNMENT), b"\0") + levels.tobytes()
+    padding = bytes(align(scales.nbytes, SECTION_ALIGNMENT) - scales.nbytes)
+    return b"".join((scales.tobytes(), padding, levels.tobytes()))
 
 
 def unpack_block(block: memoryview, rows: int, hidden: int, bitwidth: int) -> tuple[npt.NDArray[np.generic], Floats]:

@@ -80,7 +80,7 @@ def test_mixed_bits_share_a_matrix() -> None:
 def test_what_belongs_to_the_layer_goes_to_its_slots(kind: TemplateKind) -> None:
     payloads = payloads_at(8 if kind is TemplateKind.INT8 else 32)
     with closing(filled_model(template_of(GEOMETRY, 2, kind, SEQUENCE), GEOMETRY, payloads)) as model:
-        for name in (**(SHARED_SCALES if kind is TemplateKind.INT8 else ())):
+        for name in (*GEOMETRY.layer_tensors, *(SHARED_SCALES if kind is TemplateKind.INT8 else ())):
             np.testing.assert_array_equal(model.floats(name), payloads.tensors[name])
 
 
