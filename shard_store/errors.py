@@ -12,6 +12,7 @@
     ├── DataError          a file of labelled texts that cannot be used
     ├── ExecutorError      the TFLite runtime is missing or refused a call
     └── DeviceError        a device that cannot be reached or written
+        └── ConnectionLost it could be reached, but no longer can: worth another try
 
 The message of each is one line: what is wrong, which value, what to do.
 """
@@ -53,13 +54,13 @@ class CostsError(StiError):
     """Device costs are malformed, or do not cover what is asked."""
 
 
-class DataError(StiError):
-    """A file of labelled texts cannot be used."""
-
-
 class ExecutorError(StiError):
     """The TFLite runtime is missing or refused a call."""
 
 
 class DeviceError(StiError):
     """A device cannot be reached, read or written."""
+
+
+class ConnectionLost(DeviceError):  # noqa: N818 - it reads as what happened
+    """The connection to a device broke: what was under way may be tried again."""
