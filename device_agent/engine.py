@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Pass, Pipeline
 from device_agent.plan import Plan, default_bitwidth, uniform_plan
 from device_agent.process_memory import default_budget_bytes, process_memory, restart_peak
-from device_agent.text import Encoder, Input, Tokens
+from device_agent.text import Encoder, Text, Tokens
 from shard_store.errors import RequestError
 from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store
@@ -114,7 +115,7 @@ class Engine:
         self._fit(plan, max(self.manifest.description.sequences), 1)
 
     def answer(
-        self, inputs: Sequence[Input], plan: Plan | None = None, *,
+        self, inputs: Sequence[Text], plan: Plan | None = None, *,
         truncate: bool = False, cancelled: Callable[[], bool] = _never,
     ) -> Answer:  # fmt: skip
         """Answer a batch. Raises RequestError, PlanError, FormatError or Cancelled; the engine stays usable."""
@@ -138,7 +139,7 @@ class Engine:
         self, images: Sequence[bytes], plan: Plan | None = None, *, cancelled: Callable[[], bool] = _never
     ) -> Answer:
         """Answer PNG or JPEG files, each with logits (labels,). Raises as `answer` does."""
-        return self.answer(images, plan, cancelled=cancelled)
+        return self.answer(cast(Sequence[Text], images), plan, cancelled=cancelled)  # the encoder tells them apart
 
     def _batches(self, plan: Plan, tokens: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
         """Inputs of the same sequence bucket together, as many as the budget lets share a pass: (sequence, indices)."""
