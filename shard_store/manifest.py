@@ -7,6 +7,7 @@ from shard_store.errors import PlanError
 from shard_store.geometry import Geometry, ShardKey
 from shard_store.head import Head
 from shard_store.manifest_checks import check_description, check_manifest
+from shard_store.profile import Profile
 from shard_store.row_table import RowTable
 from shard_store.span import Span
 from shard_store.template import TemplateKind
@@ -72,6 +73,7 @@ class Manifest:
     resident: Mapping[str, ResidentTensor]
     row_tables: Mapping[str, RowTable]
     templates: Mapping[TemplateKey, Span]
+    profile: Profile | None = None
 
     def __post_init__(self) -> None:
         check_manifest(self)

@@ -53,6 +53,8 @@ def check_manifest(manifest: "Manifest") -> None:
     _check_resident(manifest)
     _check_row_tables(manifest)
     _check_templates(manifest)
+    if manifest.profile:
+        manifest.profile.check(manifest.geometry, tuple(manifest.shards))
 
 
 def _check_files(manifest: "Manifest") -> None:

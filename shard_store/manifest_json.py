@@ -11,6 +11,7 @@ from shard_store.head import parse_head
 from shard_store.json_fields import JsonFields, array, integer, parse_json
 from shard_store.manifest import Manifest, ModelDescription, ResidentTensor, StoredFile, TemplateKey
 from shard_store.manifest_checks import MAX_POSITION_OFFSET
+from shard_store.profile_json import parse_profile, profile_document
 from shard_store.row_table import MAX_ROWS, RowTable, RowType
 from shard_store.span import MAX_CRC32, MAX_FILE_BYTES, Span
 from shard_store.store_files import DATA_FILES, MANIFEST_FILE, TOKENIZER_FILE
@@ -45,6 +46,8 @@ def parse_manifest(raw: bytes) -> Manifest:
 def dump_manifest(manifest: Manifest) -> bytes:
     """The bytes of manifest.json, in canonical form."""
     document = _document(manifest)
+    if manifest.profile:
+        document["profile"] = profile_document(manifest.profile)
     document["sha256"] = hashlib.sha256(_canonical(document)).hexdigest()
     return _canonical(document)
 
@@ -89,6 +92,7 @@ def _parse(fields: JsonFields) -> Manifest:
         resident=fields.mapping("resident", MAX_RESIDENT_TENSORS, _parse_resident),
         row_tables=fields.mapping("row_tables", 3, _parse_row_table),
         templates=by_key,
+        profile=fields.object("profile", parse_profile) if fields.has("profile") else None,
     )
 
 
