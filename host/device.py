@@ -80,3 +80,6 @@ class Device(DeviceFiles, Protocol):
 
     def stop_agent(self) -> bool:
         """Stop the agent. False if none was running."""
+
+    def agent_log(self, offset: int = 0) -> bytes:
+        """What the agent last started has logged, from this byte on; a negative offset counts from the end."""
