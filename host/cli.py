@@ -10,6 +10,7 @@ from host.commands.doctor import doctor_command
 from host.commands.infer import infer_command
 from host.commands.inspect import inspect_command
 from host.commands.package import package_command
+from host.commands.profile import profile_command
 from host.commands.push import push_command
 from shard_store.errors import StiError
 
@@ -19,6 +20,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.command("package")(package_command)
 app.command("inspect")(inspect_command)
+app.command("profile")(profile_command)
 app.command("push")(push_command)
 app.command("infer")(infer_command)
 app.command("doctor")(doctor_command)

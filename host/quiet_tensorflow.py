@@ -26,3 +26,5 @@ def quiet_stderr() -> Iterator[None]:
 
 with quiet_stderr():
     import tensorflow as tf
+
+    tf.config.list_physical_devices()  # complains where there is no GPU

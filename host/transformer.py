@@ -77,7 +77,7 @@ def attention_input(hidden: Tensor, weights: LayerTensors, *, norm_eps: float, s
     """What the three projections see: the hidden states, normalised if the norms stand before."""
     if spec.norm_position is NormPosition.AFTER:
         return hidden
-    return _norm(hidden, weights.attention_norm_gamma, weights.attention_norm_beta, norm_eps, spec.norm_kind)
+    return norm(hidden, weights.attention_norm_gamma, weights.attention_norm_beta, norm_eps, spec.norm_kind)
 
 
 def project(projected: Tensor, weights: LayerTensors) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,10 +97,10 @@ def finish(
     before = spec.norm_position is NormPosition.BEFORE
 
     def attention_norm(x: Tensor) -> Tensor:
-        return _norm(x, weights.attention_norm_gamma, weights.attention_norm_beta, norm_eps, spec.norm_kind)
+        return norm(x, weights.attention_norm_gamma, weights.attention_norm_beta, norm_eps, spec.norm_kind)
 
     def ffn_norm(x: Tensor) -> Tensor:
-        return _norm(x, weights.ffn_norm_gamma, weights.ffn_norm_beta, norm_eps, spec.norm_kind)
+        return norm(x, weights.ffn_norm_gamma, weights.ffn_norm_beta, norm_eps, spec.norm_kind)
 
     summed = hidden + _linear(attended, weights.output, weights.output_bias)
     residual = summed if before else attention_norm(summed)
@@ -121,6 +121,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     batch, seq, features = x.shape
     # A 2-D product converts to FULLY_CONNECTED, the one operator that XNNPACK runs with int8 weights.
     flat = tf.reshape(x, [-1, features])
+    if len(bias.shape) == 3:  # one for each token: its gradients are those of the product's results
+        return tf.reshape(tf.matmul(flat, weight, transpose_b=True), [batch, seq, weight.shape[0]]) + bias
     return tf.reshape(tf.nn.bias_add(tf.matmul(flat, weight, transpose_b=True), bias), [batch, seq, weight.shape[0]])
 
 
@@ -134,7 +136,8 @@ def _join_heads(x: Tensor) -> Tensor:
     return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, seq, heads * head_width])
 
 
-def _norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, kind: NormKind) -> Tensor:
+def norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, kind: NormKind) -> Tensor:
+    """LayerNorm or RMSNorm over the last axis; an RMSNorm has no use for beta."""
     if kind is NormKind.RMS:
         return x * tf.math.rsqrt(tf.reduce_mean(x * x, -1, keepdims=True) + eps) * gamma
     centred = x - tf.reduce_mean(x, -1, keepdims=True)
