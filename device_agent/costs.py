@@ -37,7 +37,8 @@ class PrepareCost:
 class DeviceCosts:
     """All times are of one thread of the agent that measured. Raises CostsError for what cannot be a cost."""
 
-    fingerprint: str  # of the device, the runtime and the model's sizes; other costs hold elsewhere
+    device: str  # machine, processor, runtime and threads: elsewhere other costs hold
+    model: str  # digest of the sizes of the model that they were measured with
     read: ReadCost
     prepare: Mapping[TemplateKind, PrepareCost]
     execute: Mapping[TemplateKind, Mapping[int, tuple[float, ...]]]  # by kind, sequence: [m-1], ms for one text
