@@ -74,4 +74,4 @@ class Embedder:
             summed += self.tables.token_type[tokens.types]
         centred = summed - summed.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self.norm_eps)
-        return (scaled * self.norm.gamma + self.norm.beta).astype(np.float32)
+        return np.asarray(scaled * self.norm.gamma + self.norm.beta, np.float32)
