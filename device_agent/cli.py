@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from device_agent.engine import Engine, EngineOptions
 from device_agent.listener import listen, url_of
 from device_agent.plan import MAX_LOADING_AGENTS, read_plan
 from device_agent.plan_choice import PlanChoice
+from device_agent.record import AgentRecord
 from device_agent.service import create_app
 from shard_store.errors import StiError
 from shard_store.reader import Store
@@ -30,13 +32,15 @@ MIB = 1 << 20
 class Server(uvicorn.Server):
     """Says on standard output where it listens, so that whoever started it can find the port."""
 
-    def __init__(self, config: uvicorn.Config, url: str) -> None:
+    def __init__(self, config: uvicorn.Config, url: str, record: Callable[[], None]) -> None:
         super().__init__(config)
         self._url = url
+        self._record = record
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Announce once requests are accepted."""
         await super().startup(sockets)
+        self._record()
         sys.stdout.write(json.dumps({"event": "listening", "url": self._url}) + "\n")
         sys.stdout.flush()
 
@@ -76,6 +80,10 @@ def _add_network(group: "argparse._ArgumentGroup") -> None:
         default=DEFAULT_PORT,
         help="port to listen on; 0 takes any free one (default: %(default)s)",
     )
+    group.add_argument(
+        "--home", type=Path, metavar="DIR",
+        help="folder that has the agent's record while it runs, and admits no second one",
+    )  # fmt: skip
     group.add_argument(
         "--max-body-bytes", type=_whole(1), default=DEFAULT_BODY_BYTES, metavar="N",
         help="largest request body (default: %(default)s)",
@@ -145,13 +153,15 @@ def serve(options: argparse.Namespace) -> None:
     )
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     app = create_app(lambda: Engine(options.store, engine_options), default, options.max_body_bytes)
-    listener = listen(options.host, options.port)
     config = uvicorn.Config(app, log_config=None, lifespan="on", ws="none", timeout_graceful_shutdown=GRACE_SECONDS)
-    server = Server(config, url_of(listener))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn stops in order, then raises the signal again for an earlier handler; the default one would kill.
-        signal.signal(number, server.handle_exit)
-    server.run([listener])
+    with AgentRecord(options.home) if options.home else nullcontext() as record:
+        listener = listen(options.host, options.port)
+        url = url_of(listener)
+        server = Server(config, url, partial(record.write, url, options.store) if record else lambda: None)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn stops in order, then raises the signal again for an earlier handler; the default one would kill.
+            signal.signal(number, server.handle_exit)
+        server.run([listener])
 
 
 def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
