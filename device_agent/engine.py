@@ -7,12 +7,14 @@ from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from device_agent.executor import Activations
 from device_agent.head import apply_head
+from device_agent.image import open_encoder
 from device_agent.inplace import ExecutorChoice, choose_executor
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
@@ -21,7 +23,7 @@ from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Pass, Pipeline
 from device_agent.plan import Plan, default_bitwidth, uniform_plan
 from device_agent.process_memory import default_budget_bytes, process_memory, restart_peak
-from device_agent.text import Text, TextEncoder, Tokens
+from device_agent.text import Encoder, Text, Tokens
 from shard_store.errors import RequestError
 from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store
@@ -88,7 +90,7 @@ class Engine:
         self._reader = ShardReader(self.store, self.options.direct, self.options.throttle_bytes_per_s)
         self._source = LayerSource(self.store, self._reader, choose_executor(self.options.executor, self._runtime))
         self._tensors = self._source.resident_tensors
-        self._encoder = TextEncoder(self.store, self._tensors)
+        self._encoder: Encoder = open_encoder(self.store, self._tensors)
         self._pipeline = Pipeline(self._source, self.ledger)
         self._fixed_bytes = sum(tensor.nbytes for tensor in self._tensors.values())
         self.ledger.add(self._fixed_bytes)
@@ -133,6 +135,12 @@ class Engine:
                 jobs.append(job)
             return Answer(tuple(outputs), tuple(tokens), self._report(jobs, tokens, times))
 
+    def classify_images(
+        self, images: Sequence[bytes], plan: Plan | None = None, *, cancelled: Callable[[], bool] = _never
+    ) -> Answer:
+        """Answer PNG or JPEG files, each with logits (labels,). Raises as `answer` does."""
+        return self.answer(cast(Sequence[Text], images), plan, cancelled=cancelled)  # the encoder tells them apart
+
     def _batches(self, plan: Plan, tokens: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
         """Inputs of the same sequence bucket together, as many as the budget lets share a pass: (sequence, indices)."""
         buckets = [self._encoder.bucket(item) for item in tokens]
@@ -164,7 +172,9 @@ class Engine:
                 times = self._pipeline.run(job, batch, cancelled)
                 for index, activations in zip(members, batch, strict=True):
                     hidden = activations.hidden[: len(tokens[index])]
-                    outputs[index] = apply_head(hidden, self.manifest.description.head, self._tensors)
+                    outputs[index] = apply_head(
+                        hidden, self.manifest.description.head, self._tensors, self.manifest.geometry
+                    )
             finally:
                 for activations in batch:
                     activations.close()

@@ -105,7 +105,7 @@ def layer_tensors(weights: LayerWeights) -> LayerTensors:
         part = getattr(weights, field.name)
         if isinstance(part, LayerNorm):
             values.update({f"{field.name}_gamma": part.gamma, f"{field.name}_beta": part.beta})
-        else:
+        elif part is not None:
             values.update({field.name: part.weight, f"{field.name}_bias": part.bias})
     return LayerTensors(**values)
 

@@ -48,9 +48,9 @@ class ElasticClassifier:
     def variables(self) -> Mapping[str, Tensor]:
         """Everything that is trained, by name: "layer.0.query", "head.1.bias"."""
         named = {
-            f"layer.{index}.{field.name}": getattr(layer, field.name)
+            f"layer.{index}.{name}": variable
             for index, layer in enumerate(self._layers)
-            for field in fields(LayerTensors)
+            for name, variable in _present(layer).items()
         }
         for index, (weight, bias, _) in enumerate(self._head):
             named |= {f"head.{index}.weight": weight, f"head.{index}.bias": bias}
@@ -87,7 +87,7 @@ class ElasticClassifier:
 
     def _narrow(self, layer: LayerTensors, slices: int) -> LayerTensors:
         rows, neurons = slices * self.geometry.slice_attention, slices * self.geometry.slice_ffn
-        tensors = {field.name: tf.convert_to_tensor(getattr(layer, field.name)) for field in fields(layer)}
+        tensors = {name: tf.convert_to_tensor(variable) for name, variable in _present(layer).items()}
         if slices < self.geometry.slices:
             tensors |= {name: tensors[name][:rows] for name in _ROW_CUT}
             tensors |= {name: tensors[name][:neurons] for name in ("ffn_up", "ffn_up_bias")}
@@ -96,7 +96,13 @@ class ElasticClassifier:
 
 
 def _variables(layer: LayerTensors) -> LayerTensors:
-    return LayerTensors(**{field.name: tf.Variable(getattr(layer, field.name)) for field in fields(layer)})
+    return LayerTensors(**{name: tf.Variable(values) for name, values in _present(layer).items()})
+
+
+def _present(layer: LayerTensors) -> dict[str, Tensor]:
+    """What an encoder's layer has."""
+    named = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
 def values_of(variables: Mapping[str, Tensor]) -> dict[str, Float32Array]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from safetensors.numpy import save_file
 from host.adapt.model import ClassifierWeights
 from host.adapt.saved_state import sync
 from host.checkpoint import Checkpoint, load_checkpoint
-from host.families import EMBEDDING_NORM, POSITION_TABLE, TOKEN_TYPE_TABLE, WORD_TABLE
-from host.weights import LayerNorm, LayerWeights, Linear
+from host.families import EMBEDDING_NORM, POSITION_TABLE, TOKEN_TYPE_TABLE, WORD_TABLE, LayerNames
+from host.weights import LayerNorm, Linear
 from shard_store.errors import TrainingError
 from shard_store.head import HeadKind, Pooling
 
@@ -90,8 +91,8 @@ def _tensors(checkpoint: Checkpoint, weights: ClassifierWeights) -> Arrays:
         tensors[TOKEN_TYPE_TABLE] = tables.token_type
     tensors |= _named(EMBEDDING_NORM, checkpoint.embedding_norm())
     for index, layer in enumerate(weights.layers):
-        for part in LayerWeights.__dataclass_fields__:
-            tensors |= _named(layout.layer.of(index, part), getattr(layer, part))
+        for part in fields(LayerNames)[1:]:  # after the path: the parts
+            tensors |= _named(layout.layer.of(index, part.name), getattr(layer, part.name))
     head: Arrays = {}
     for entry, (weight, bias) in zip(layout.head_names(HeadKind.SEQUENCE_CLASSIFICATION), weights.head, strict=True):
         # BERT's pooler belongs to the body, the classifiers behind it do not.
