@@ -106,10 +106,14 @@ class Pipeline:
 
     def _preload(self, job: Pass, clock: PhaseClock) -> None:
         for layer in job.plan.layers:
-            if layer.residency is Residency.PRELOADED and layer not in self._preloaded:
-                with clock.phase("read_ms"):
-                    self._preloaded[layer] = self._source.preload(layer)
-                self._ledger.add(self._preloaded[layer].nbytes)
+            if layer.residency is Residency.PRELOADED:
+                self._preload_layer(layer, clock)
+
+    def _preload_layer(self, layer: LayerPlan, clock: PhaseClock) -> None:
+        if layer not in self._preloaded:
+            with clock.phase("read_ms"):
+                self._preloaded[layer] = self._source.preload(layer)
+            self._ledger.add(self._preloaded[layer].nbytes)
 
     def make_room(self, job: Pass) -> None:
         """Free what earlier passes kept and this one has no use for: layers, oldest first, until it fits the budget."""
@@ -120,15 +124,69 @@ class Pipeline:
             self._ledger.add(-self._preloaded.pop(layer).nbytes)
         if self._crew is not None and self._crew.agents != job.plan.loading_agents:
             self._dismiss_crew()
-        needed = {_key(layer, job.sequence) for layer in job.plan.layers if layer.residency is Residency.RESIDENT}
-        spare_bytes = job.budget_bytes - job.footprint.peak_bytes(job.plan)
-        idle = [key for key in self._kept if key not in needed]
-        idle_bytes = sum(self._kept[key].nbytes for key in idle)
-        for key in idle:
-            if idle_bytes <= spare_bytes:
-                break
-            idle_bytes -= self._kept[key].nbytes
+        for key in self._without_room(job):
             self._free(self._kept.pop(key))
+
+    def _idle(self, job: Pass) -> list[_Key]:
+        needed = {_key(layer, job.sequence) for layer in job.plan.layers if layer.residency is Residency.RESIDENT}
+        return [key for key in self._kept if key not in needed]
+
+    def _without_room(self, job: Pass) -> list[_Key]:
+        """The layers of no use for this pass that must go, oldest first."""
+        idle = self._idle(job)
+        idle_bytes = sum(self._kept[key].nbytes for key in idle)
+        excess_bytes = idle_bytes - (job.budget_bytes - job.footprint.peak_bytes(job.plan))
+        going: list[_Key] = []
+        for key in idle:
+            if excess_bytes <= 0:
+                break
+            excess_bytes -= self._kept[key].nbytes
+            going.append(key)
+        return going
+
+    def idle_bytes(self, job: Pass) -> int:
+        """Memory of layers that are of no use for a pass but may stay meanwhile."""
+        going = set(self._without_room(job))
+        return sum(self._kept[key].nbytes for key in self._idle(job) if key not in going)
+
+    def present(self, plan: Plan, sequence: int) -> frozenset[int]:
+        """The layers of a plan that are in memory already, in the form that it wants them."""
+        kept = (layer for layer in plan.layers if layer.residency is Residency.RESIDENT)
+        stored = (layer for layer in plan.layers if layer.residency is Residency.PRELOADED)
+        return frozenset(
+            [layer.layer for layer in kept if _key(layer, sequence) in self._kept]
+            + [layer.layer for layer in stored if layer in self._preloaded]
+        )
+
+    def settle(self, job: Pass, interrupted: Callable[[], bool]) -> bool:
+        """Load what the plan keeps in memory, and get ready for what it streams. False if interrupted."""
+        clock = PhaseClock()
+        self.make_room(job)
+        crew = self._crew_of(job.plan.loading_agents)
+        for layer, cost in zip(job.plan.layers, job.footprint.layers, strict=True):
+            if interrupted():
+                return False
+            if layer.residency is Residency.PRELOADED:
+                self._preload_layer(layer, clock)
+            elif layer.residency is Residency.RESIDENT and _key(layer, job.sequence) not in self._kept:
+                load = partial(self._load, layer, job.sequence, cost)
+                self._kept[_key(layer, job.sequence)] = crew.submit(load).result()
+        self._source.warm(job.plan, job.sequence)
+        self._count_set_aside(job)
+        return True
+
+    def shrink(self, budget_bytes: int) -> None:
+        """Free layers that are kept, from the top down, until what is held fits a budget."""
+        self._source.executor.close()
+        self._ledger.add(-self._set_aside_bytes)
+        self._set_aside_bytes = 0
+        self._dismiss_crew()
+        for layer in sorted(self._preloaded, key=lambda layer: layer.layer, reverse=True):
+            if self._ledger.held_bytes > budget_bytes:
+                self._ledger.add(-self._preloaded.pop(layer).nbytes)
+        for key in sorted(self._kept, key=lambda key: key.layer, reverse=True):
+            if self._ledger.held_bytes > budget_bytes:
+                self._free(self._kept.pop(key))
 
     def _count_set_aside(self, job: Pass) -> None:
         """Between passes, too, what the executor has set aside is held: frames of this pass's largest kind."""

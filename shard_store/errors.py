@@ -9,7 +9,6 @@
     │   └── BudgetError    a memory budget too small for the plan
     ├── RequestError       a request that is malformed or too long
     ├── CostsError         device costs that are malformed or of another device
-    ├── DataError          a file of labelled texts that cannot be used
     ├── ExecutorError      the TFLite runtime is missing or refused a call
     └── DeviceError        a device that cannot be reached or written
 
@@ -51,10 +50,6 @@ class RequestError(StiError):
 
 class CostsError(StiError):
     """Device costs are malformed, or do not cover what is asked."""
-
-
-class DataError(StiError):
-    """A file of labelled texts cannot be used."""
 
 
 class ExecutorError(StiError):
