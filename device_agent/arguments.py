@@ -23,6 +23,10 @@ def add_network(group: "argparse._ArgumentGroup") -> None:
         help="port to listen on; 0 takes any free one (default: %(default)s)",
     )
     group.add_argument(
+        "--home", type=Path, metavar="DIR",
+        help="folder that has the agent's record while it runs, and admits no second one",
+    )  # fmt: skip
+    group.add_argument(
         "--max-body-bytes", type=_whole(1), default=DEFAULT_BODY_BYTES, metavar="N",
         help="largest request body (default: %(default)s)",
     )  # fmt: skip

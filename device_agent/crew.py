@@ -1,7 +1,7 @@
 """The crew of loading agents, and the flight of one pass: layers that are loading, loaded or executing."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
@@ -51,6 +51,12 @@ class Flight:
         load = next(self._loads, None)
         if load is not None:
             self._under_way.append(self._crew.submit(load))
+
+    def arrivals(self) -> Iterator[None]:
+        """Wait for the layers under way, in order, without taking them. Raises what their loading raised."""
+        for future in tuple(self._under_way):
+            future.result()
+            yield
 
     def take(self) -> LoadedLayer:
         """Wait for the next layer. Raises what its loading raised."""

@@ -17,7 +17,7 @@ from device_agent.layer_model import LayerFrame
 from device_agent.layout_probe import probe_layout
 from device_agent.litert import Runtime
 from device_agent.packed_file import PackedTemplate
-from device_agent.plan import Plan, Residency
+from device_agent.plan import Plan, Residency, Schedule
 from shard_store.errors import ExecutorError
 from shard_store.geometry import Geometry
 from shard_store.template import Template, TemplateKind
@@ -103,7 +103,7 @@ class InPlaceExecutor:
         """Free what is set aside, but for as many frames as this pass will have in flight."""
         passing = [layer for layer in plan.layers if layer.residency is not Residency.RESIDENT]
         lattice = all(layer.kind is TemplateKind.INT8 for layer in passing)
-        limit = min(plan.layers_in_flight, len(passing)) if lattice else 0
+        limit = plan.most_in_flight if lattice and plan.schedule is Schedule.PIPELINED else 0
         with self._lock:
             fitting = [frame for frame in self._spare if _key(frame.template) == (plan.slices, sequence)]
             self._trim(fitting[:limit])

@@ -7,9 +7,9 @@ It does not cover the idle agent itself (Python, the runtime's code, the HTTP se
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from threading import Lock
+from threading import Condition
 
-from device_agent.plan import LayerPlan, Plan, Residency
+from device_agent.plan import LayerPlan, Plan, Residency, Schedule
 from shard_store.errors import BudgetError
 from shard_store.geometry import Geometry
 from shard_store.template import Template, TemplateKind
@@ -44,8 +44,9 @@ class Footprint:
         stored = zip(plan.layers, self.stored_bytes, strict=True)
         preloaded = sum(nbytes for layer, nbytes in stored if layer.residency is Residency.PRELOADED)
         passing = [c.ready_bytes for p, c in self._with(plan) if p.residency is not Residency.RESIDENT]
-        in_flight = sum(sorted(passing, reverse=True)[: plan.layers_in_flight])
-        agents = min(plan.loading_agents, len(plan.layers))
+        in_flight = sum(sorted(passing, reverse=True)[: plan.most_in_flight])
+        in_flight_at_most = plan.layers_in_flight if plan.schedule is Schedule.PIPELINED else len(plan.layers)
+        agents = min(plan.loading_agents, in_flight_at_most)
         loading = sum(sorted((c.loading_bytes for c in self.layers), reverse=True)[:agents])
         return self.base_bytes(plan) + resident + preloaded + in_flight + loading
 
@@ -113,15 +114,17 @@ class Ledger:
     """Counts what the model holds now and held at most; loading agents and the inference agent share it."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self.changed = Condition()
         self.held_bytes = 0
         self.peak_bytes = 0
 
     def add(self, nbytes: int) -> None:
         """Take note of bytes taken (or, negative, given back)."""
-        with self._lock:
+        with self.changed:
             self.held_bytes += nbytes
             self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+            if nbytes < 0:
+                self.changed.notify_all()
 
     @contextmanager
     def holding(self, nbytes: int) -> Iterator[None]:
@@ -134,7 +137,7 @@ class Ledger:
 
     def restart(self) -> None:
         """Begin a new peak at what is held now."""
-        with self._lock:
+        with self.changed:
             self.peak_bytes = self.held_bytes
 
 

@@ -2,18 +2,20 @@
 
 Loading agents work ahead in the background, the caller's thread is the inference agent. The number of layers in flight
 is bounded by construction: a layer is only handed to an agent when an earlier one has been freed or kept for good.
+Their bytes are bounded by the admission: an agent waits until its layer has room.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
+from device_agent.admission import Admission
 from device_agent.crew import Crew, Flight, Load
 from device_agent.executor import Activations
 from device_agent.loading import LayerSource, LoadedLayer, LoadingAgent, Preloaded
 from device_agent.memory import Footprint, LayerFootprint, Ledger
 from device_agent.phases import PhaseClock, PhaseTimes
-from device_agent.plan import LayerPlan, Plan, Residency
+from device_agent.plan import LayerPlan, Plan, Residency, Schedule
 from shard_store.errors import StiError
 
 
@@ -40,6 +42,24 @@ class _Key:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Trip:
+    """A pass under way."""
+
+    job: Pass
+    door: Admission
+    flight: Flight
+    used: list[LoadedLayer] = field(default_factory=list)  # executed, to be freed at the end
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A layer's place in the order of loading."""
+
+    door: Admission
+    number: int
+
+
 class Pipeline:
     """Runs passes over the layers of one store, one at a time; the engine serialises."""
 
@@ -56,26 +76,41 @@ class Pipeline:
         clock = PhaseClock()
         self.make_room(job)
         self._preload(job, clock)
-        flight = Flight(self._crew_of(job.plan.loading_agents), self._loads(job), job.plan.layers_in_flight)
+        trip = self._set_out(job)
         try:
+            if job.plan.schedule is Schedule.LOAD_FIRST:
+                self._await_all(trip, clock, cancelled)
             for layer in job.plan.layers:
-                if cancelled():
-                    raise Cancelled("cancelled: the client went away")
+                _check(cancelled)
                 if kept := self._kept.get(_key(layer, job.sequence)):
                     with clock.phase("execute_ms"):
                         self._source.executor.run(kept.handle, batch)
                 else:
-                    self._run_loaded(layer, job.sequence, flight, batch, clock)
+                    self._run_loaded(layer, trip, batch, clock)
         finally:
-            flight.abandon(self._free)
+            trip.door.close()
+            trip.flight.abandon(self._free)
+            for loaded in trip.used:
+                self._free(loaded)
             self._count_set_aside(job)
         return clock.times()
 
-    def _run_loaded(
-        self, layer: LayerPlan, sequence: int, flight: Flight, batch: Sequence[Activations], clock: PhaseClock
-    ) -> None:
+    def _set_out(self, job: Pass) -> _Trip:
+        frees = job.plan.schedule is Schedule.PIPELINED
+        door = Admission(self._ledger, job.budget_bytes, frees_on_the_way=frees)
+        limit = job.plan.layers_in_flight if frees else len(job.plan.layers)
+        return _Trip(
+            job, door, Flight(self._crew_of(job.plan.loading_agents), self._loads(job, door, job.plan.layers), limit)
+        )
+
+    def _await_all(self, trip: _Trip, clock: PhaseClock, cancelled: Callable[[], bool]) -> None:
         with clock.phase("wait_ms"):
-            loaded = flight.take()
+            for _ in trip.flight.arrivals():
+                _check(cancelled)
+
+    def _run_loaded(self, layer: LayerPlan, trip: _Trip, batch: Sequence[Activations], clock: PhaseClock) -> None:
+        with clock.phase("wait_ms"):
+            loaded = trip.flight.take()
         clock.add("read_ms", loaded.read_ms)
         clock.add("prepare_ms", loaded.prepare_ms)
         try:
@@ -85,35 +120,39 @@ class Pipeline:
             self._free(loaded)
             raise
         if layer.residency is Residency.RESIDENT:
-            self._kept[_key(layer, sequence)] = loaded
-        else:
+            self._kept[_key(layer, trip.job.sequence)] = loaded
+        elif trip.job.plan.schedule is Schedule.PIPELINED:
             self._free(loaded)
-        flight.launch()
+        else:
+            trip.used.append(loaded)
+            return
+        trip.door.leave()
+        trip.flight.launch()
 
-    def _loads(self, job: Pass) -> Iterator[Load]:
-        for layer, cost in zip(job.plan.layers, job.footprint.layers, strict=True):
-            if _key(layer, job.sequence) not in self._kept:
-                yield partial(self._load, layer, job.sequence, cost)
+    def _missing(self, job: Pass, layers: Sequence[LayerPlan]) -> list[LayerPlan]:
+        return [layer for layer in layers if _key(layer, job.sequence) not in self._kept]
 
-    def _load(self, layer: LayerPlan, sequence: int, cost: LayerFootprint, agent: LoadingAgent) -> LoadedLayer:
-        with self._ledger.holding(cost.loading_bytes):
-            self._ledger.add(cost.ready_bytes)
-            try:
-                return agent.load(layer, sequence, cost.ready_bytes, self._preloaded.get(layer))
-            except BaseException:
-                self._ledger.add(-cost.ready_bytes)
-                raise
+    def _loads(self, job: Pass, door: Admission, layers: Sequence[LayerPlan]) -> Iterator[Load]:
+        costs = dict(zip(job.plan.layers, job.footprint.layers, strict=True))
+        for turn, layer in enumerate(self._missing(job, layers)):
+            yield partial(self._load, job, layer, costs[layer], _Turn(door, turn))
+
+    def _load(self, job: Pass, layer: LayerPlan, cost: LayerFootprint, turn: _Turn, agent: LoadingAgent) -> LoadedLayer:
+        turn.door.enter(turn.number, cost.ready_bytes + cost.loading_bytes)
+        try:
+            loaded = agent.load(layer, job.sequence, cost.ready_bytes, self._preloaded.get(layer))
+        except BaseException:
+            turn.door.loaded(returned_bytes=cost.ready_bytes + cost.loading_bytes)
+            raise
+        turn.door.loaded(returned_bytes=cost.loading_bytes)
+        return loaded
 
     def _preload(self, job: Pass, clock: PhaseClock) -> None:
         for layer in job.plan.layers:
-            if layer.residency is Residency.PRELOADED:
-                self._preload_layer(layer, clock)
-
-    def _preload_layer(self, layer: LayerPlan, clock: PhaseClock) -> None:
-        if layer not in self._preloaded:
-            with clock.phase("read_ms"):
-                self._preloaded[layer] = self._source.preload(layer)
-            self._ledger.add(self._preloaded[layer].nbytes)
+            if layer.residency is Residency.PRELOADED and layer not in self._preloaded:
+                with clock.phase("read_ms"):
+                    self._preloaded[layer] = self._source.preload(layer)
+                self._ledger.add(self._preloaded[layer].nbytes)
 
     def make_room(self, job: Pass) -> None:
         """Free what earlier passes kept and this one has no use for: layers, oldest first, until it fits the budget."""
@@ -160,17 +199,15 @@ class Pipeline:
 
     def settle(self, job: Pass, interrupted: Callable[[], bool]) -> bool:
         """Load what the plan keeps in memory, and get ready for what it streams. False if interrupted."""
-        clock = PhaseClock()
         self.make_room(job)
-        crew = self._crew_of(job.plan.loading_agents)
-        for layer, cost in zip(job.plan.layers, job.footprint.layers, strict=True):
+        self._preload(job, PhaseClock())
+        door = Admission(self._ledger, job.budget_bytes, frees_on_the_way=False)
+        staying = [layer for layer in job.plan.layers if layer.residency is Residency.RESIDENT]
+        for layer, load in zip(self._missing(job, staying), self._loads(job, door, staying), strict=True):
             if interrupted():
                 return False
-            if layer.residency is Residency.PRELOADED:
-                self._preload_layer(layer, clock)
-            elif layer.residency is Residency.RESIDENT and _key(layer, job.sequence) not in self._kept:
-                load = partial(self._load, layer, job.sequence, cost)
-                self._kept[_key(layer, job.sequence)] = crew.submit(load).result()
+            self._kept[_key(layer, job.sequence)] = self._crew_of(job.plan.loading_agents).submit(load).result()
+            door.leave()
         self._source.warm(job.plan, job.sequence)
         self._count_set_aside(job)
         return True
@@ -222,6 +259,11 @@ class Pipeline:
         self._source.executor.close()
         self._ledger.add(-self._set_aside_bytes)
         self._set_aside_bytes = 0
+
+
+def _check(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled("cancelled: the client went away")
 
 
 def _key(layer: LayerPlan, sequence: int) -> _Key:

@@ -29,6 +29,14 @@ class Residency(str, Enum):
     RESIDENT = "resident"  # in memory ready to run
 
 
+class Schedule(str, Enum):
+    """When layers are loaded and freed. The answers are the same; time and memory are not."""
+
+    PIPELINED = "pipelined"  # loaded ahead while others execute, each freed after its use (PIPELOAD)
+    FREE_LAST = "free_last"  # loaded ahead while others execute, nothing freed before the end (PipeSwitch)
+    LOAD_FIRST = "load_first"  # all loaded, then all executed, then all freed
+
+
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
     """One layer of a run: the bitwidth of each of its first slices. Without a residency, the memory budget decides."""
@@ -49,11 +57,15 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole run. `layers_in_flight` counts streamed layers that are loading, loaded or executing at one time."""
+    """A whole run. `layers_in_flight` counts streamed layers that are loading, loaded or executing at one time.
+
+    It bounds the pipelined schedule only: the others hold every layer before the first is freed.
+    """
 
     layers: tuple[LayerPlan, ...]
     loading_agents: int = 1
     layers_in_flight: int = 2
+    schedule: Schedule = Schedule.PIPELINED
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -77,6 +89,16 @@ class Plan:
     def slices(self) -> int:
         """Slices of every layer."""
         return len(self.layers[0].bitwidths)
+
+    @property
+    def passing(self) -> int:
+        """How many layers are freed in or after every run."""
+        return sum(layer.residency is not Residency.RESIDENT for layer in self.layers)
+
+    @property
+    def most_in_flight(self) -> int:
+        """The most layers that are loading, loaded, executing or waiting to be freed at one time."""
+        return min(self.layers_in_flight, self.passing) if self.schedule is Schedule.PIPELINED else self.passing
 
     @property
     def bitwidths(self) -> tuple[int, ...]:
@@ -152,7 +174,7 @@ def read_plan(path: Path) -> Plan:
 
 def parse_plan(document: object) -> Plan:
     """Build a plan from parsed JSON; unknown keys and wrong types are refused."""
-    fields = _object(document, "plan", {"version", "layers", "loading_agents", "layers_in_flight"})
+    fields = _object(document, "plan", {"version", "layers", "loading_agents", "layers_in_flight", "schedule"})
     if (version := _integer(fields.get("version"), "version")) != PLAN_VERSION:
         raise PlanError(f"plan: version {version}, this agent knows {PLAN_VERSION}")
     layers = fields.get("layers")
@@ -162,7 +184,16 @@ def parse_plan(document: object) -> Plan:
         tuple(_parse_layer(entry, index) for index, entry in enumerate(layers)),
         _integer(fields.get("loading_agents", 1), "loading_agents"),
         _integer(fields.get("layers_in_flight", 2), "layers_in_flight"),
+        _parse_schedule(fields.get("schedule", Schedule.PIPELINED.value)),
     )
+
+
+def _parse_schedule(value: object) -> Schedule:
+    try:
+        return Schedule(value)
+    except ValueError as error:
+        known = ", ".join(choice.value for choice in Schedule)
+        raise PlanError(f"plan: schedule is {value!r}, must be one of {known}") from error
 
 
 def _parse_layer(entry: object, index: int) -> LayerPlan:

@@ -11,6 +11,7 @@
     ├── CostsError         device costs that are malformed or of another device
     ├── ExecutorError      the TFLite runtime is missing or refused a call
     └── DeviceError        a device that cannot be reached or written
+        └── ConnectionLost it could be reached, but no longer can: worth another try
 
 The message of each is one line: what is wrong, which value, what to do.
 """
@@ -58,3 +59,7 @@ class ExecutorError(StiError):
 
 class DeviceError(StiError):
     """A device cannot be reached, read or written."""
+
+
+class ConnectionLost(DeviceError):  # noqa: N818 - it reads as what happened
+    """The connection to a device broke: what was under way may be tried again."""

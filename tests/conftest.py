@@ -1,13 +1,15 @@
 """Fixtures that several test modules share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli_runs import Sti
+from tests.kernel import has_crashed
 from tests.packaging import package_quietly
+from tests.phone import Phone, packages, why_not
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -65,3 +67,26 @@ def golden_store(golden_models: Path, tmp_path_factory: pytest.TempPathFactory) 
 def minilm_store(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MiniLM at every bitwidth, sequences 32, 64 and 128."""
     return package_quietly(minilm, tmp_path_factory.mktemp("minilm") / "store", sequences=(32, 64, 128))
+
+
+@pytest.fixture(scope="session")
+def running_phone() -> Iterator[Phone]:
+    """One phone for all tests; without root, or without .ci/install-phone, the test is skipped."""
+    if reason := why_not():
+        if os.environ.get("STI_PHONE_REQUIRED") and not has_crashed():
+            pytest.fail(f"no phone: {reason}")
+        pytest.skip(f"no phone: {reason}")
+    phone = Phone(packages())
+    try:
+        phone.boot()
+        yield phone
+    finally:
+        phone.shut_down()
+
+
+@pytest.fixture
+def phone(running_phone: Phone) -> Iterator[Phone]:
+    """The phone, with nothing stored on it."""
+    running_phone.clear()
+    yield running_phone
+    running_phone.clear()

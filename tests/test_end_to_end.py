@@ -157,3 +157,13 @@ def test_a_client_that_hangs_up_stops_a_real_run(golden_store: StoreOf) -> None:
         eventually(lambda: bool(engine.ended))
         assert isinstance(engine.ended[0], Cancelled)
         assert client.post("/v1/embeddings", json={"input": "cat", "bits": 2}).status_code == 200
+
+
+def test_the_agents_log_is_shown(sti: Sti, golden_store: StoreOf) -> None:
+    assert sti("agent", "logs").code == 1
+    assert sti("push", golden_store("bert-embedding")).code == 0
+    assert sti("infer", "the cat").code == 0
+    log = sti("agent", "logs").out
+    assert "POST /v1/embeddings" in log
+    assert sti("agent", "logs", "--lines", 1).out == log.splitlines(keepends=True)[-1]
+    assert sti("agent", "logs", "--follow").out == log  # no agent runs any more, so nothing follows

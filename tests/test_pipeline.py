@@ -1,6 +1,6 @@
 """The pipeline with layers that record, wait and fail: order, limits, and that nothing is ever left behind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Barrier, Event
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from device_agent.memory import Footprint, LayerFootprint, Ledger
 from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Cancelled, Pass, Pipeline
-from device_agent.plan import LayerPlan, Plan, Residency
-from shard_store.errors import ChecksumError, ExecutorError
+from device_agent.plan import LayerPlan, Plan, Residency, Schedule
+from shard_store.errors import BudgetError, ChecksumError, ExecutorError
 from tests.fake_layers import AGENT_BYTES, WAIT_SECONDS, FakeLayers, fake_layers
 
 READY, LOADING, STORED = 10, 5, 7
@@ -98,6 +98,93 @@ def test_any_plan_runs_in_order_within_its_limits(
     rig.pipeline.close()
     assert not layers.alive
     assert ledger.held_bytes == 0
+
+
+@st.composite
+def tight_passes(draw: st.DrawFn) -> tuple[Plan, Footprint, int]:
+    """Any plan with layers of any sizes, and any budget from the least that can hold it."""
+    count, sizes = draw(st.integers(1, 7)), st.integers(0, 50)
+    residency = st.sampled_from([Residency.STREAMED, Residency.STREAMED, Residency.RESIDENT])
+    plan = replace(
+        plan_of(*[draw(residency) for _ in range(count)], agents=draw(st.integers(1, 4)), in_flight=draw(
+            st.integers(1, 9))),
+        schedule=draw(st.sampled_from(Schedule)),
+    )  # fmt: skip
+    costs = tuple(LayerFootprint(draw(sizes), draw(sizes)) for _ in range(count))
+    full = Footprint(0, 0, AGENT_BYTES, costs, (STORED,) * count)
+    least = plan.loading_agents * AGENT_BYTES + least_bytes(plan, costs)
+    return plan, full, draw(st.integers(least, full.peak_bytes(plan) + 10))
+
+
+def least_bytes(plan: Plan, costs: Sequence[LayerFootprint]) -> int:
+    """With one layer passing at a time, in turn; or all of them where nothing is freed before the end."""
+    held = most = 0
+    for layer, cost in zip(plan.layers, costs, strict=True):
+        most = max(most, held + cost.ready_bytes + cost.loading_bytes)
+        stays = layer.residency is Residency.RESIDENT or plan.schedule is not Schedule.PIPELINED
+        held += cost.ready_bytes if stays else 0
+    return most
+
+
+@given(tight_passes())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_agents_wait_rather_than_exceed_any_budget(
+    monkeypatch: pytest.MonkeyPatch, case: tuple[Plan, Footprint, int]
+) -> None:
+    plan, costs, budget = case
+    layers, ledger = fake_layers(monkeypatch), Ledger()
+    pipeline = Pipeline(layers.as_source(), ledger)
+    pipeline.run(Pass(plan, 16, costs, budget), (), lambda: False)
+    assert layers.of("run") == list(range(len(plan.layers)))
+    assert ledger.peak_bytes <= min(budget, costs.peak_bytes(plan))
+    pipeline.close()
+    assert not layers.alive
+    assert ledger.held_bytes == 0
+
+
+@pytest.mark.parametrize("agents", [1, 3])
+def test_nothing_is_freed_before_the_end_if_the_schedule_says_so(rig: Rig, agents: int) -> None:
+    for schedule in (Schedule.FREE_LAST, Schedule.LOAD_FIRST):
+        rig.layers.forget()
+        rig.run(replace(streamed(4, agents=agents, in_flight=1), schedule=schedule))
+        assert rig.layers.most_under_way == 4
+        assert [what for what, _ in rig.layers.events][-4:] == ["release"] * 4
+        assert rig.layers.of("run") == [0, 1, 2, 3]
+        assert rig.ledger.held_bytes == agents * AGENT_BYTES
+
+
+def test_all_is_loaded_before_the_first_layer_runs_if_the_schedule_says_so(rig: Rig) -> None:
+    rig.run(replace(streamed(4), schedule=Schedule.LOAD_FIRST))
+    assert [what for what, _ in rig.layers.events if what in {"prepare", "run"}] == ["prepare"] * 4 + ["run"] * 4
+
+
+def test_execution_overlaps_loading_where_nothing_is_freed(rig: Rig) -> None:
+    began = Event()
+    rig.layers.hooks = {("run", 0): began.set, ("load", 3): partial(wait, began)}
+    rig.run(replace(streamed(4), schedule=Schedule.FREE_LAST))
+    assert rig.layers.of("run") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("schedule", [Schedule.FREE_LAST, Schedule.LOAD_FIRST])
+def test_a_failure_frees_what_was_to_be_freed_last(rig: Rig, schedule: Schedule) -> None:
+    rig.layers.hooks = {("run", 2): partial(fail, ExecutorError("refused"))}
+    with pytest.raises(ExecutorError):
+        rig.run(replace(streamed(4), schedule=schedule))
+    assert not rig.layers.alive
+    assert rig.ledger.held_bytes == AGENT_BYTES
+
+
+def test_cancelling_ends_the_wait_for_all_layers(rig: Rig) -> None:
+    with pytest.raises(Cancelled):
+        rig.run(replace(streamed(4), schedule=Schedule.LOAD_FIRST), cancelled=lambda: bool(rig.layers.of("prepare")))
+    assert not rig.layers.of("run")
+
+
+def test_layers_that_will_never_fit_are_refused_with_the_numbers(rig: Rig) -> None:
+    with pytest.raises(BudgetError, match="too small"):
+        rig.run(replace(streamed(4), schedule=Schedule.FREE_LAST), budget=AGENT_BYTES + 2 * READY + LOADING)
+    assert not rig.layers.alive
+    assert rig.ledger.held_bytes == AGENT_BYTES
 
 
 def test_each_streamed_layer_is_freed_before_the_next_one_runs(rig: Rig) -> None:

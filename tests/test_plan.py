@@ -14,6 +14,7 @@ from device_agent.plan import (
     LayerPlan,
     Plan,
     Residency,
+    Schedule,
     default_bitwidth,
     parse_plan,
     plan_to_json,
@@ -42,7 +43,7 @@ def plans(draw: st.DrawFn) -> Plan:
     layers = sorted(draw(st.sets(st.integers(0, 30), min_size=1, max_size=6)))
     return Plan(
         tuple(LayerPlan(layer, draw(bitwidths), draw(residency)) for layer in layers),
-        draw(st.integers(1, MAX_LOADING_AGENTS)), draw(st.integers(1, 40)),
+        draw(st.integers(1, MAX_LOADING_AGENTS)), draw(st.integers(1, 40)), draw(st.sampled_from(Schedule)),
     )  # fmt: skip
 
 
@@ -64,6 +65,7 @@ def test_a_file_may_leave_out_what_has_a_default() -> None:
     expected = Plan((LayerPlan(0, (2, 4)), LayerPlan(1, (32, 32), Residency.RESIDENT)))
     assert parse_plan(document()) == expected
     assert (expected.loading_agents, expected.layers_in_flight) == (1, 2)
+    assert expected.schedule is Schedule.PIPELINED
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,9 @@ def test_a_file_may_leave_out_what_has_a_default() -> None:
         (document(loading_agents=1.0), "loading_agents is 1.0, must be a whole number"),
         (document(layers_in_flight=0), "0 layers in flight, must be at least 1"),
         (document(layers_in_flight=None), "layers_in_flight is None, must be a whole number"),
+        (document(schedule="later"), "schedule is 'later', must be one of pipelined, free_last, load_first"),
+        (document(schedule=None), "schedule is None, must be one of"),
+        (document(schedule=[1]), r"schedule is \[1\], must be one of"),
         (layer(layer="0"), r"layers\[0\].layer is '0', must be a whole number"),
         (layer(layer=False), r"layers\[0\].layer is False, must be a whole number"),
         (layer(bits=4), r"unknown key 'bits' in layers\[0\]; known are bitwidths, layer, residency"),
@@ -100,6 +105,14 @@ def test_what_is_wrong_is_one_line(content: object, message: str) -> None:
     with pytest.raises(PlanError, match=f"^plan: {message}") as caught:
         parse_plan(content)
     assert "\n" not in str(caught.value)
+
+
+@given(plans())
+def test_how_many_layers_are_in_flight(plan: Plan) -> None:
+    passing = sum(layer.residency is not Residency.RESIDENT for layer in plan.layers)
+    assert plan.passing == passing
+    bounded = plan.schedule is Schedule.PIPELINED
+    assert plan.most_in_flight == (min(plan.layers_in_flight, passing) if bounded else passing)
 
 
 @pytest.mark.parametrize("layers", [(1, 0), (0, 0)])
@@ -127,6 +140,7 @@ nearly_plans = st.fixed_dictionaries(
         "layers": st.lists(nearly_layers, max_size=3) | json_values,
         "loading_agents": json_values,
         "layers_in_flight": json_values,
+        "schedule": json_values | st.sampled_from(Schedule),
     },
 )
 
