@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from threading import Lock
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from device_agent.elastic import Elastic
 from device_agent.executor import Activations
 from device_agent.goal import NO_GOAL, Goal
 from device_agent.head import apply_head
+from device_agent.image import open_encoder
 from device_agent.inplace import ExecutorChoice, choose_executor
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
@@ -35,13 +37,12 @@ from device_agent.promise import outcome_of
 from device_agent.report import Answer, RunReport
 from device_agent.runs import PlannedRuns, Run, Runs, TargetRuns
 from device_agent.store_facts import check_profile, store_facts, text_bytes
-from device_agent.text import Text, TextEncoder, Tokens
+from device_agent.text import Encoder, Text, Tokens
 from shard_store.errors import RequestError
 from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store
 
 logger = logging.getLogger(__name__)
-_SAMPLE_TEXT = "the parcel has not arrived and nobody answers the telephone"
 _OVERHEAD_REPEATS = 5
 MAX_TEXTS = 2048
 _PLANS_KEPT = 64  # plans whose footprint and residency are remembered
@@ -82,7 +83,7 @@ class Engine:
         self._reader = ShardReader(self.store, self.options.direct, self.options.throttle_bytes_per_s)
         self._source = LayerSource(self.store, self._reader, choose_executor(self.options.executor, self._runtime))
         self._tensors = self._source.resident_tensors
-        self._encoder = TextEncoder(self.store, self._tensors)
+        self._encoder: Encoder = open_encoder(self.store, self._tensors)
         self._pipeline = Pipeline(self._source, self.ledger)
         self._fixed_bytes = sum(tensor.nbytes for tensor in self._tensors.values())
         self.ledger.add(self._fixed_bytes)
@@ -146,10 +147,10 @@ class Engine:
 
     def _overhead_ms(self) -> float:
         """Time of an answer beyond its passes: tokenising, embedding, the head."""
-        taken = []
+        taken, sample = [], self._encoder.sample
         for _ in range(_OVERHEAD_REPEATS):
             watch = Stopwatch(None)
-            (tokens,) = self._encoder.tokenize([_SAMPLE_TEXT], truncate=True)
+            (tokens,) = self._encoder.tokenize([sample], truncate=True)
             geometry = self.manifest.geometry
             with closing(Activations(self._runtime, self._encoder.bucket(tokens), geometry.hidden)) as activations:
                 self._encoder.embed(tokens, activations)
@@ -194,6 +195,14 @@ class Engine:
                 runs.append(chosen)
             return Answer(tuple(outputs), tuple(tokens), self._report(runs, tokens, times, watch))
 
+    def classify_images(
+        self, images: Sequence[bytes], plan: Plan | None = None, *,
+        goal: Goal = NO_GOAL, cancelled: Callable[[], bool] = _never,
+    ) -> Answer:  # fmt: skip
+        """Answer PNG or JPEG files, each with logits (labels,). Raises as `answer` does."""
+        inputs = cast(Sequence[Text], images)  # the encoder tells them apart
+        return self.answer(inputs, plan, goal=goal, cancelled=cancelled)
+
     def _run(
         self, job: Pass, members: Sequence[int], tokens: Sequence[Tokens],
         outputs: list[npt.NDArray[np.float32]], cancelled: Callable[[], bool],
@@ -207,7 +216,9 @@ class Engine:
                 times = self._pipeline.run(job, batch, cancelled)
                 for index, activations in zip(members, batch, strict=True):
                     hidden = activations.hidden[: len(tokens[index])]
-                    outputs[index] = apply_head(hidden, self.manifest.description.head, self._tensors)
+                    outputs[index] = apply_head(
+                        hidden, self.manifest.description.head, self._tensors, self.manifest.geometry
+                    )
             finally:
                 for activations in batch:
                     activations.close()

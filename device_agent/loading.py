@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.executor import Executor, LayerHandle
-from device_agent.layer_model import LAYER_TENSORS, SHARED_SCALES, LayerFrame
+from device_agent.layer_model import SHARED_SCALES, LayerFrame
 from device_agent.plan import LayerPlan, Plan, Residency
 from shard_store.codec import ShardView
 from shard_store.decoder import Decoder
@@ -56,7 +56,7 @@ class LayerSource:
 
     def layer_tensors(self, layer: int) -> dict[str, npt.NDArray[np.float32]]:
         """The tensors that belong to a layer as a whole, by slot."""
-        names = ((name, f"layer.{layer}.{name}") for name in (*LAYER_TENSORS, *SHARED_SCALES))
+        names = ((name, f"layer.{layer}.{name}") for name in (*self.geometry.layer_tensors, *SHARED_SCALES))
         return {name: self.resident_tensors[full] for name, full in names if full in self.resident_tensors}
 
     def reads(self, layer: LayerPlan) -> list[Sequence[ShardKey]]:

@@ -60,6 +60,16 @@ class JsonFields:
             raise FormatError(f"{self.where}.{name}: must be a finite number")
         return float(value)
 
+    def numbers(self, name: str, limit: int) -> tuple[float, ...]:
+        """At most `limit` finite numbers."""
+        where = f"{self.where}.{name}"
+        return tuple(JsonFields({"": value}, where).number("") for value in self.array(name, limit))
+
+    def optional_integer(self, name: str, low: int, high: int) -> int | None:
+        """An integer from low to high, or null."""
+        value = self.take(name)
+        return None if value is None else integer(value, f"{self.where}.{name}", low, high)
+
     def boolean(self, name: str) -> bool:
         """True or false."""
         value = self.take(name)
