@@ -1,6 +1,7 @@
 """`sti doctor`."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -54,9 +55,11 @@ def _device_checks(choice: DeviceChoice, needs: Needs, progress: Progress) -> It
 
 def print_diagnosis(found: Diagnosis) -> None:
     """One line per finding, the remedy below what is not fine."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for check in found.checks:
-        table.add_row(check.where, check.name, check.level.value, check.found)
-        if check.remedy:
-            table.add_row("", "", "", f"-> {check.remedy}")
-    display.out().print(table)
+    for where, checks in groupby(found.checks, lambda check: check.where):
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for check in checks:
+            table.add_row("", check.name, check.level.value, check.found)
+            if check.remedy:
+                table.add_row("", "", "", f"-> {check.remedy}")
+        display.out().print(where)
+        display.out().print(table)
