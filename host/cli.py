@@ -6,6 +6,7 @@ from typing import NoReturn
 import typer
 
 from host.commands.agent import start_command, status_command, stop_command
+from host.commands.bench import bench_command
 from host.commands.infer import infer_command
 from host.commands.inspect import inspect_command
 from host.commands.package import package_command
@@ -20,6 +21,7 @@ app.command("package")(package_command)
 app.command("inspect")(inspect_command)
 app.command("push")(push_command)
 app.command("infer")(infer_command)
+app.command("bench")(bench_command)
 
 agent_app = typer.Typer(help="Start and stop the agent of a device.", no_args_is_help=True, rich_markup_mode=None)
 agent_app.command("start")(start_command)
