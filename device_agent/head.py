@@ -5,7 +5,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.norm import apply_norm
+from shard_store.geometry import Geometry
 from shard_store.head import Head, HeadActivation, HeadKind, Pooling, Scores
+from shard_store.layer_spec import NormPosition
 
 Floats = npt.NDArray[np.float32]
 
@@ -16,8 +19,13 @@ _ACTIVATIONS: Mapping[HeadActivation, Callable[[Floats], Floats]] = {
 }
 
 
-def apply_head(hidden: Floats, head: Head, tensors: Mapping[str, Floats]) -> Floats:
-    """hidden (tokens, features), padding cut off, to an embedding (features,), logits (labels,) or (tokens, labels)."""
+def apply_head(hidden: Floats, head: Head, tensors: Mapping[str, Floats], geometry: Geometry | None = None) -> Floats:
+    """hidden (tokens, features), padding cut off, to an embedding (features,), logits (labels,) or (tokens, labels).
+
+    geometry: of a model whose last layer is followed by a norm if its norms stand before; None: there is no such norm.
+    """
+    if geometry is not None and geometry.spec.norm_position is NormPosition.BEFORE:
+        hidden = apply_norm(hidden, "final_norm", tensors, geometry)
     x = hidden if head.kind is HeadKind.TOKEN_CLASSIFICATION else _pool(hidden, head.pooling)
     for dense in head.layers:
         x = _ACTIVATIONS[dense.activation](x @ tensors[dense.weight].T + tensors[dense.bias])

@@ -14,10 +14,6 @@ from shard_store.decoder import Decoder, slice_views
 from shard_store.geometry import Cut, Geometry
 from shard_store.template import Template, TemplateKind
 
-LAYER_TENSORS = (
-    "output.bias", "ffn_down.bias",
-    "attention_norm.gamma", "attention_norm.beta", "ffn_norm.gamma", "ffn_norm.beta",
-)  # fmt: skip
 SHARED_SCALES = ("output.scale", "ffn_down.scale")
 
 
@@ -29,7 +25,7 @@ class LayerFrame(Protocol):
         ...
 
     def fill_slice(self, index: int, shard: ShardView, decoder: Decoder) -> None:
-        """Put in one slice: its part of the six matrices, its biases and scales."""
+        """Put in one slice: its part of the matrices, its biases and scales."""
         ...
 
     def compile(self, runtime: Runtime) -> CompiledModel:
@@ -42,7 +38,7 @@ class LayerFrame(Protocol):
 
 
 class LayerModel:
-    """A private anonymous mapping: the template's flatbuffer, then the region of the six matrices."""
+    """A private anonymous mapping: the template's flatbuffer, then the region of the matrices."""
 
     def __init__(self, template: Template, geometry: Geometry) -> None:
         self._template = template
@@ -57,11 +53,11 @@ class LayerModel:
     def fill_layer(self, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
         """Put in what belongs to the layer as a whole: output biases, norms and the shared row scales."""
         shared = SHARED_SCALES if self._template.kind is TemplateKind.INT8 else ()
-        for name in (*LAYER_TENSORS, *shared):
+        for name in (*self._geometry.layer_tensors, *shared):
             self.floats(name)[:] = tensors[name]
 
     def fill_slice(self, index: int, shard: ShardView, decoder: Decoder) -> None:
-        """Decode a shard into its rows and columns of the six matrices, and put in its biases and scales."""
+        """Decode a shard into its rows and columns of the matrices, and put in its biases and scales."""
         decoder.decode(shard, slice_views(self.matrices, self._geometry, index))
         self.fill_rows(index, shard)
 
@@ -75,7 +71,7 @@ class LayerModel:
                     self.floats(f"{matrix.name}.scale")[rows] = shard.scales(number)
 
     def compile(self, runtime: Runtime, weight_cache: str | None = None) -> CompiledModel:
-        """Compile; the pages of the six matrices then go back to the system. The GIL is free meanwhile."""
+        """Compile; the pages of the matrices then go back to the system. The GIL is free meanwhile."""
         compiled = runtime.compile(int(self._bytes.ctypes.data), self._template.model_bytes, weight_cache)
         # An operator outside XNNPACK would go on reading the weights from the model.
         if compiled.fully_delegated():

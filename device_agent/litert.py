@@ -127,11 +127,11 @@ class CompiledModel:
         self._runtime.call("LiteRtCompiledModelIsFullyAccelerated", self._compiled, byref(answer))
         return answer.value
 
-    def run(self, inputs: Sequence[HostTensor], outputs: Sequence[HostTensor]) -> None:
-        """Execute; the GIL is free meanwhile."""
+    def run(self, inputs: Sequence[HostTensor], outputs: Sequence[HostTensor], signature: int = 0) -> None:
+        """Execute one of the model's graphs, by its number; the GIL is free meanwhile."""
         ins = (c_void_p * len(inputs))(*(tensor.handle for tensor in inputs))
         outs = (c_void_p * len(outputs))(*(tensor.handle for tensor in outputs))
-        self._runtime.call("LiteRtRunCompiledModel", self._compiled, 0, len(inputs), ins, len(outputs), outs)
+        self._runtime.call("LiteRtRunCompiledModel", self._compiled, signature, len(inputs), ins, len(outputs), outs)
 
     def close(self) -> None:
         """Free the packed weights and the arena."""

@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from device_agent.executor import Activations
+from device_agent.norm import apply_norm
 from shard_store.errors import FormatError, RequestError
 from shard_store.reader import Store
 
 MASKED = -10000.0  # added to the attention scores of padding
 
 Text = str | tuple[str, str]
+Input = Text | bytes  # bytes: a PNG or JPEG file
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +27,31 @@ class Tokens:
     types: npt.NDArray[np.int64]  # (tokens,)
     texts: tuple[str, ...]  # (tokens,) as the vocabulary writes them
     spans: tuple[tuple[int, int] | None, ...]  # (tokens,) characters of the text; None: added by the tokenizer
+    patches: npt.NDArray[np.float32] | None = None  # (tokens - 1, features) of an image, behind its class token
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+class Encoder(Protocol):
+    """What an engine needs of a way to read inputs: `TextEncoder`, or `ImageEncoder` of device_agent/image.py."""
+
+    def tokenize(self, inputs: Sequence[Input], truncate: bool = False) -> list[Tokens]:
+        """Cut inputs into tokens. Raises RequestError for what the model cannot read."""
+        ...
+
+    def bucket(self, tokens: Tokens) -> int:
+        """The shortest sequence length for which there are templates."""
+        ...
+
+    def embed(self, tokens: Tokens, activations: Activations) -> None:
+        """Write the first hidden states and the mask."""
+        ...
+
+    @property
+    def sample(self) -> Input:
+        """An ordinary input, to measure with."""
+        ...
 
 
 class TextEncoder:
@@ -49,13 +74,16 @@ class TextEncoder:
         """The longest input that positions and sequence buckets allow."""
         return min(self._description.max_tokens, max(self._description.sequences))
 
-    def tokenize(self, inputs: Sequence[Text], truncate: bool = False) -> list[Tokens]:
+    def tokenize(self, inputs: Sequence[Input], truncate: bool = False) -> list[Tokens]:
         """Encode texts or pairs of texts. Raises RequestError for what is too long, unless it may be cut off."""
+        texts = [text for text in inputs if not isinstance(text, bytes)]
+        if len(texts) < len(inputs):
+            raise RequestError(f"model {self._description.model} reads texts, not images; send text")
         limit = self.max_tokens
         if truncate:
             self._tokenizer.enable_truncation(limit)
         try:
-            encodings = self._tokenizer.encode_batch(list(inputs))
+            encodings = self._tokenizer.encode_batch(texts)
         except TypeError as error:  # of a str, only lone surrogates are refused
             raise RequestError("an input holds characters that are not valid Unicode; correct its encoding") from error
         finally:
@@ -70,6 +98,8 @@ class TextEncoder:
                 )
         return [_tokens(encoding) for encoding in encodings]
 
+    sample: Input = "the parcel has not arrived and nobody answers the telephone"
+
     def bucket(self, tokens: Tokens) -> int:
         """The shortest sequence length for which there are templates."""
         return next(sequence for sequence in self._description.sequences if sequence >= len(tokens))
@@ -82,16 +112,10 @@ class TextEncoder:
         if "token_type" in self._manifest.row_tables:
             summed += self._store.rows("token_type", tokens.types)
         hidden = activations.hidden
-        hidden[:count] = self._norm(summed)
+        hidden[:count] = apply_norm(summed, "embedding_norm", self._tensors, self._manifest.geometry)
         hidden[count:] = 0.0
         activations.mask.array[..., :count] = 0.0
         activations.mask.array[..., count:] = MASKED
-
-    def _norm(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = np.mean(centred * centred, axis=-1, keepdims=True)
-        scaled: npt.NDArray[np.float32] = centred / np.sqrt(variance + np.float32(self._manifest.geometry.norm_eps))
-        return scaled * self._tensors["embedding_norm.gamma"] + self._tensors["embedding_norm.beta"]
 
 
 def _tokens(encoding: Encoding) -> Tokens:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from host.device import STORES, Device
+from host.device import Device
+from host.versions import store_names
 from shard_store.errors import DeviceError
 
 
@@ -28,7 +29,7 @@ def agent_session(device: Device, store: str | None = None) -> Iterator[str]:
 
 def only_store(device: Device) -> str:
     """The name of the device's only store. Raises DeviceError if there are none or several."""
-    names = stores(device)
+    names = store_names(device)
     if len(names) != 1:
         raise DeviceError(
             f"the device has {len(names)} stores ({', '.join(names)}); name one with --store"
@@ -36,8 +37,3 @@ def only_store(device: Device) -> str:
             else "the device has no store; push one with `sti push`"
         )
     return names[0]
-
-
-def stores(device: Device) -> list[str]:
-    """Names of the complete stores of a device."""
-    return [name for name in device.folders(STORES) if not name.endswith(".old") and ".new-" not in name]

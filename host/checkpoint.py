@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from host.encoder_config import EncoderConfig, ProblemType, read_config, read_model_type
 from host.families import (
     EMBEDDING_NORM,
@@ -21,7 +19,7 @@ from host.hub import locate
 from host.sentence_pooling import SentencePooling, read_sentence_pooling
 from host.tokenizer_file import read_max_tokens, read_tokenizer
 from host.weight_files import WeightFiles, open_weights
-from host.weights import LayerNorm, LayerWeights, Linear, TableArray, Tables
+from host.weights import Float32Array, LayerNorm, LayerWeights, Linear, TableArray, Tables, smallest_table
 from shard_store.errors import CheckpointError
 from shard_store.geometry import Geometry
 from shard_store.head import HeadKind, Pooling
@@ -39,6 +37,9 @@ class Checkpoint:
     tokenizer_json: bytes
     position_offset: int  # the row of the position table for the first token
     max_tokens: int  # the longest text, special tokens included
+
+    image = None
+    generation = None
 
     @property
     def family(self) -> FamilyName:
@@ -82,6 +83,20 @@ class Checkpoint:
         token_type = self._table(TOKEN_TYPE_TABLE) if self.layout.has_token_types else None
         return Tables(self._table(WORD_TABLE), self._table(POSITION_TABLE), token_type)
 
+    def row_tables(self) -> dict[str, TableArray]:
+        """Read the embedding tables, by name. Raises CheckpointError as `tables` does."""
+        tables = self.tables()
+        named = {"word": tables.word, "position": tables.position}
+        return named if tables.token_type is None else {**named, "token_type": tables.token_type}
+
+    def tensors(self) -> dict[str, Float32Array]:
+        """Read what stays in memory beside layers and head, by name. Raises CheckpointError as that does."""
+        norm = self.embedding_norm()
+        return {"embedding_norm.gamma": norm.gamma, "embedding_norm.beta": norm.beta}
+
+    def vocabulary_head(self) -> None:
+        """An encoder predicts no vocabulary."""
+
     def embedding_norm(self) -> LayerNorm:
         """Read the LayerNorm after the sum of the embeddings.
 
@@ -97,10 +112,7 @@ class Checkpoint:
         return LayerNorm(self.files.read(f"{name}.weight"), self.files.read(f"{name}.bias"))
 
     def _table(self, name: str) -> TableArray:
-        values = self.files.read(name)
-        with np.errstate(over="ignore"):  # too large for float16: infinite, and so not equal
-            halves = values.astype(np.float16)
-        return halves if np.array_equal(halves, values) else values
+        return smallest_table(self.files.read(name))
 
 
 def load_checkpoint(source: str | Path) -> Checkpoint:

@@ -129,6 +129,16 @@ class LocalDevice(LocalFiles):
         self._record_path.unlink(missing_ok=True)
         return True
 
+    def agent_log(self, offset: int = 0) -> bytes:
+        """What the agent last started has logged."""
+        try:
+            with self._log_path.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(0, size + offset) if offset < 0 else offset)
+                return log.read()
+        except OSError as error:
+            raise DeviceError(f"{self._log_path}: {error.strerror}; start an agent with `sti agent start`") from error
+
 
 def _is_agent(record: RunningAgent) -> bool:
     """Whether the process still is the agent: its number may have gone to another since."""

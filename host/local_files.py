@@ -3,10 +3,10 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from host.device import Sent
+from host.device import Sent, Transfer
 from shard_store.errors import DeviceError
 
 _CHUNK_BYTES = 1 << 20
@@ -25,6 +25,14 @@ class LocalFiles:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
 
+    def prepare(self, folder: str) -> None:
+        """Have a folder."""
+        path = self.path(folder)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _failed("use", path, error) from error
+
     def files(self, folder: str) -> Mapping[str, int]:
         """Size of each file of a folder, by name."""
         return {entry.name: entry.stat().st_size for entry in self._entries(folder) if entry.is_file()}
@@ -40,16 +48,18 @@ class LocalFiles:
         except OSError as error:
             raise _failed("list", path, error) from error
 
-    def sha256(self, path: str) -> str:
-        """SHA-256 of a file."""
+    def sha256(self, paths: Sequence[str]) -> list[str]:
+        """SHA-256 of each of the files."""
+        return [self._sha256(self.path(path)) for path in paths]
+
+    def _sha256(self, path: Path) -> str:
         digest = hashlib.sha256()
-        target = self.path(path)
         try:
-            with target.open("rb") as file:
+            with path.open("rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)
         except OSError as error:
-            raise _failed("read", target, error) from error
+            raise _failed("read", path, error) from error
         return digest.hexdigest()
 
     def free_bytes(self) -> int:
@@ -60,40 +70,72 @@ class LocalFiles:
         except OSError as error:
             raise _failed("use", self.root, error) from error
 
-    def put(self, source: Path, path: str, sent: Sent) -> None:
-        """Copy a file, and have it on the disk before returning."""
-        target = self.path(path)
+    def put(self, transfers: Sequence[Transfer], sent: Sent) -> None:
+        """Copy files, and have them on the disk before returning."""
         done = 0
+        for transfer in transfers:
+            for nbytes in self._copy(transfer):
+                done += nbytes
+                sent(done)
+
+    def _copy(self, transfer: Transfer) -> Iterator[int]:
+        target = self.path(transfer.path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with source.open("rb") as original, target.open("wb") as copy:
+            with transfer.source.open("rb") as original, target.open("r+b" if transfer.start else "wb") as copy:
+                original.seek(transfer.start)
+                copy.seek(transfer.start)
                 while chunk := original.read(_CHUNK_BYTES):
                     copy.write(chunk)
-                    done += len(chunk)
-                    sent(done)
+                    yield len(chunk)
+                copy.truncate()
                 copy.flush()
                 os.fsync(copy.fileno())
         except OSError as error:
             raise _failed("write", target, error) from error
 
-    def rename(self, path: str, new_path: str) -> None:
-        """Rename a file or a folder."""
-        old, new = self.path(path), self.path(new_path)
+    def rename(self, moves: Sequence[tuple[str, str]]) -> None:
+        """Rename files or folders."""
+        for path, new_path in moves:
+            old, new = self.path(path), self.path(new_path)
+            try:
+                new.parent.mkdir(parents=True, exist_ok=True)
+                old.replace(new)
+            except OSError as error:
+                raise _failed(f"rename to {new.name}", old, error) from error
+
+    def link(self, path: str, target: str) -> None:
+        """Let a path lead to a folder."""
+        link = self.path(path)
+        new = link.with_name(f".{link.name}.new")
         try:
-            old.replace(new)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            new.unlink(missing_ok=True)
+            new.symlink_to(os.path.relpath(self.path(target), link.parent), target_is_directory=True)
+            new.replace(link)
         except OSError as error:
-            raise _failed(f"rename to {new.name}", old, error) from error
+            raise _failed("switch", link, error) from error
+
+    def target(self, path: str) -> str | None:
+        """The folder that a path leads to."""
+        link = self.path(path)
+        if not link.is_symlink():
+            return None
+        return os.path.relpath(os.path.normpath(link.parent / link.readlink()), self.root)
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder."""
         target = self.path(path)
         try:
-            if target.is_dir():
+            if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
         except OSError as error:
             raise _failed("remove", target, error) from error
+
+    def flush(self) -> None:
+        """Nothing is left to do: `put` waits for the disk."""
 
     def path(self, relative: str) -> Path:
         """Where a file of the device really is. Raises DeviceError for a path that leads elsewhere."""

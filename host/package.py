@@ -5,17 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from host.capture import Capture, read_texts
-from host.checkpoint import Checkpoint, load_checkpoint
+from host.checkpoint import Checkpoint
 from host.encode import LayerEncoder
 from host.encoder_config import ProblemType
 from host.graphs import layer_templates
+from host.source_model import SourceModel, open_model
 from host.weights import LayerWeights
-from shard_store.errors import FormatError
+from shard_store.errors import CheckpointError, FormatError
 from shard_store.geometry import BITWIDTHS, EXACT_BITWIDTH, LATTICE_BITWIDTHS, Geometry
 from shard_store.head import Head, HeadLayer, Pooling, Scores
 from shard_store.manifest import ModelDescription
 from shard_store.row_table import RowType
 from shard_store.template import TemplateKind
+from shard_store.vocabulary_head import head_bitwidth
 from shard_store.writer import StoreWriter
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
@@ -71,14 +73,18 @@ def package(source: str, out: Path, options: PackageOptions, progress: Progress)
     Raises CheckpointError for a model that cannot be packaged, FormatError for options that do not fit it.
     """
     options = replace(options, bitwidths=tuple(sorted(set(options.bitwidths))))
-    checkpoint = load_checkpoint(source)
+    checkpoint = open_model(source)
+    if options.calibrate and not isinstance(checkpoint, Checkpoint):
+        raise CheckpointError(
+            f"--calibrate: not possible for {checkpoint.family}, only for text encoders; leave it out"
+        )
     geometry = checkpoint.geometry(options.slices)
     texts = read_texts(options.calibrate) if options.calibrate else []
     description = _describe(checkpoint, geometry, options.sequences, options.name or Path(source).resolve().name)
     with StoreWriter(out, description, options.bitwidths) as writer:
         writer.add_tokenizer(checkpoint.tokenizer_json)
         _add_embeddings(writer, checkpoint)
-        _add_head(writer, checkpoint)
+        _add_head(writer, checkpoint, options.bitwidths)
         _add_templates(writer, description, options.bitwidths, progress)
         _add_layers(writer, checkpoint, geometry, options, texts, progress=progress)
         writer.finish()
@@ -89,8 +95,7 @@ def package(source: str, out: Path, options: PackageOptions, progress: Progress)
     )  # fmt: skip
 
 
-def _describe(checkpoint: Checkpoint, geometry: Geometry, sequences: Sequence[int], name: str) -> ModelDescription:
-    usable = sorted({min(sequence, checkpoint.max_tokens) for sequence in sequences})
+def _describe(checkpoint: SourceModel, geometry: Geometry, sequences: Sequence[int], name: str) -> ModelDescription:
     layers = tuple(
         HeadLayer(f"head.{index}.weight", f"head.{index}.bias", dense.activation)
         for index, dense in enumerate(checkpoint.head.dense)
@@ -102,24 +107,34 @@ def _describe(checkpoint: Checkpoint, geometry: Geometry, sequences: Sequence[in
         family=checkpoint.family,
         geometry=geometry,
         head=Head(head.kind, head.pooling or Pooling.MEAN, head.normalize, head.labels, layers, scores),
-        sequences=tuple(usable),
+        sequences=_sequences(checkpoint, sequences),
         max_tokens=checkpoint.max_tokens,
         position_offset=checkpoint.position_offset,
+        image=checkpoint.image,
+        generation=checkpoint.generation,
     )
 
 
-def _add_embeddings(writer: StoreWriter, checkpoint: Checkpoint) -> None:
-    tables = checkpoint.tables()
-    for name, table in (("word", tables.word), ("position", tables.position), ("token_type", tables.token_type)):
-        if table is not None:
-            chunks = (table[start : start + _TABLE_ROWS] for start in range(0, len(table), _TABLE_ROWS))
-            writer.add_row_table(name, table.shape[1], RowType(table.dtype.name), chunks)
-    norm = checkpoint.embedding_norm()
-    writer.add_resident("embedding_norm.gamma", norm.gamma)
-    writer.add_resident("embedding_norm.beta", norm.beta)
+def _sequences(checkpoint: SourceModel, asked: Sequence[int]) -> tuple[int, ...]:
+    """Token counts for templates: an image has one; text that is generated also needs one token at a time."""
+    if checkpoint.image is not None:
+        return (checkpoint.max_tokens,)
+    usable = {min(sequence, checkpoint.max_tokens) for sequence in asked}
+    return tuple(sorted(usable | {1} if checkpoint.generation is not None else usable))
 
 
-def _add_head(writer: StoreWriter, checkpoint: Checkpoint) -> None:
+def _add_embeddings(writer: StoreWriter, checkpoint: SourceModel) -> None:
+    for name, table in checkpoint.row_tables().items():
+        chunks = (table[start : start + _TABLE_ROWS] for start in range(0, len(table), _TABLE_ROWS))
+        writer.add_row_table(name, table.shape[1], RowType(table.dtype.name), chunks)
+    for name, values in checkpoint.tensors().items():
+        writer.add_resident(name, values)
+
+
+def _add_head(writer: StoreWriter, checkpoint: SourceModel, bitwidths: Sequence[int]) -> None:
+    weight = checkpoint.vocabulary_head()
+    if weight is not None:
+        writer.add_vocabulary_head(weight, {head_bitwidth(bitwidth) for bitwidth in bitwidths})
     for index, dense in enumerate(checkpoint.head.dense):
         writer.add_resident(f"head.{index}.weight", dense.weight)
         writer.add_resident(f"head.{index}.bias", dense.bias)
@@ -140,18 +155,18 @@ def _add_templates(
 
 
 def _add_layers(
-    writer: StoreWriter, checkpoint: Checkpoint, geometry: Geometry, options: PackageOptions, texts: Sequence[str],
+    writer: StoreWriter, checkpoint: SourceModel, geometry: Geometry, options: PackageOptions, texts: Sequence[str],
     *, progress: Progress,
 ) -> None:  # fmt: skip
     bitwidths = options.bitwidths
-    capture = Capture(checkpoint, geometry, texts) if texts else None
+    capture = Capture(checkpoint, geometry, texts) if texts and isinstance(checkpoint, Checkpoint) else None
     lattice = set(bitwidths) & set(LATTICE_BITWIDTHS)
     steps = geometry.layers * len(bitwidths)
     for layer in range(geometry.layers):
         weights = checkpoint.layer(layer)
         encoder = LayerEncoder(layer, weights, geometry, capture.advance(weights) if capture else None)
         scales = encoder.shared_scales() if lattice else {}
-        _add_layer_tensors(writer, layer, weights)
+        _add_layer_tensors(writer, layer, weights, geometry)
         for name, values in scales.items():
             writer.add_resident(f"layer.{layer}.{name}.scale", values)
         for done, bitwidth in enumerate(bitwidths):
@@ -161,10 +176,7 @@ def _add_layers(
     progress("shards", steps, steps)
 
 
-def _add_layer_tensors(writer: StoreWriter, layer: int, weights: LayerWeights) -> None:
-    for name, values in (
-        ("output.bias", weights.output.bias), ("ffn_down.bias", weights.ffn_down.bias),
-        ("attention_norm.gamma", weights.attention_norm.gamma), ("attention_norm.beta", weights.attention_norm.beta),
-        ("ffn_norm.gamma", weights.ffn_norm.gamma), ("ffn_norm.beta", weights.ffn_norm.beta),
-    ):  # fmt: skip
-        writer.add_resident(f"layer.{layer}.{name}", values)
+def _add_layer_tensors(writer: StoreWriter, layer: int, weights: LayerWeights, geometry: Geometry) -> None:
+    for name in geometry.layer_tensors:
+        part, _, kind = name.rpartition(".")
+        writer.add_resident(f"layer.{layer}.{name}", getattr(getattr(weights, part), kind))

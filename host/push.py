@@ -1,26 +1,30 @@
 """Copies a store to a device: verified on arrival, resumed after an interruption, switched to when complete.
 
-A new version grows in `stores/NAME.new-HASH`; when all of it has been verified there, the old version makes way for it.
-Whatever fails before that leaves the old version as it was.
+A version grows in `versions/NAME-HASH`; when all of it has been verified there, `stores/NAME` is made to lead to it, in
+one rename, and the version it led to before is removed. Whatever fails, `stores/NAME` is a complete store.
 """
 
 import hashlib
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from host.device import STORES, Device
-from shard_store.errors import DeviceError
+from host.device import STORES, VERSIONS, DeviceFiles
+from host.landing import Missing, land, missing
+from host.versions import old_versions, version_folder
+from shard_store.errors import ConnectionLost, DeviceError
 from shard_store.manifest import StoredFile
 from shard_store.reader import Store
 from shard_store.store_files import MANIFEST_FILE
 
 Progress = Callable[[str, int, int], None]  # what is being done, bytes done, bytes in all
+Sleep = Callable[[float], None]
+
+WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # before each further try once the connection is lost
 
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}(\.[A-Za-z0-9_-]{1,50}){0,4}")
-_RESERVED = re.compile(r"\.(old$|new-)")
 _HASH_DIGITS = 12
 _MARGIN_BYTES = 1 << 20  # for folders and the file system's own blocks
 
@@ -35,7 +39,25 @@ class PushReport:
     skipped: tuple[str, ...]  # files that were there already, verified again
     sent_bytes: int
     skipped_bytes: int
+    tries: int  # more than one if the connection was lost on the way
     seconds: float
+
+
+@dataclass(slots=True)
+class _Job:
+    """A store on its way to a device, and what has been sent of it over all tries."""
+
+    source: Path
+    name: str
+    files: Mapping[str, StoredFile]
+    progress: Progress
+    sent: set[str] = field(default_factory=set)
+    sent_bytes: int = 0
+    tries: int = 0
+
+    @property
+    def version(self) -> str:
+        return self.files[MANIFEST_FILE].sha256[:_HASH_DIGITS]
 
 
 def store_name(model: str) -> str:
@@ -43,32 +65,27 @@ def store_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", model.rpartition("/")[2]).strip("-_") or "store"
 
 
-def push(store_path: Path, device: Device, progress: Progress, name: str | None = None) -> PushReport:
+def push(
+    store_path: Path, device: DeviceFiles, progress: Progress, name: str | None = None, sleep: Sleep = time.sleep
+) -> PushReport:
     """Bring a store onto a device under a name (default: from the model's).
 
-    Raises FormatError or ChecksumError for a store that is damaged here, DeviceError for whatever goes wrong there.
+    A lost connection is tried again, with growing waits. Raises FormatError or ChecksumError for a store that is
+    damaged here, DeviceError for whatever goes wrong there.
     """
     started = time.monotonic()
     with Store.open(store_path) as store:
         store.verify(lambda file, done, total: progress(f"verify {file}", done, total))
         files = _files_to_push(store)
         name = store_name(store.manifest.description.model) if name is None else name
-    if not _STORE_NAME.fullmatch(name) or _RESERVED.search(name):
+    if not _STORE_NAME.fullmatch(name):
         raise DeviceError(f"{name!r} cannot name a store; use letters, digits, '-' and '_'")
-    version = files[MANIFEST_FILE].sha256[:_HASH_DIGITS]
-    home = f"{STORES}/{name}"
-    _settle(device, home)
-    folder = home if _holds(device, home, MANIFEST_FILE, files[MANIFEST_FILE]) else f"{home}.new-{version}"
-    skipped = [file for file, stored in files.items() if _holds(device, folder, file, stored)]
-    sent = [file for file in files if file not in skipped]
-    _drop_unfinished(device, home, keep=folder)
-    _check_space(device, sum(files[file].nbytes for file in sent))
-    _send(device, store_path, folder, {file: files[file] for file in sent}, progress)
-    if folder != home:
-        _switch(device, home, folder)
+    job = _Job(store_path, name, files, progress)
+    _persist(job, device, sleep)
+    skipped = tuple(file for file in files if file not in job.sent)
     return PushReport(
-        name, version, tuple(sent), tuple(skipped), sum(files[file].nbytes for file in sent),
-        sum(files[file].nbytes for file in skipped), time.monotonic() - started,
+        name, job.version, tuple(file for file in files if file in job.sent), skipped, job.sent_bytes,
+        sum(files[file].nbytes for file in skipped), job.tries, time.monotonic() - started,
     )  # fmt: skip
 
 
@@ -79,65 +96,68 @@ def _files_to_push(store: Store) -> dict[str, StoredFile]:
     return {**store.manifest.files, MANIFEST_FILE: own}
 
 
-def _holds(device: Device, folder: str, file: str, stored: StoredFile) -> bool:
-    """Whether the device has the file, to the last bit."""
-    return device.files(folder).get(file) == stored.nbytes and device.sha256(f"{folder}/{file}") == stored.sha256
+def _persist(job: _Job, device: DeviceFiles, sleep: Sleep) -> None:
+    """Try until the store is there, or the connection has been lost too often."""
+    for wait_s in WAITS_S:
+        try:
+            return _bring(job, device)
+        except ConnectionLost as error:
+            job.progress(f"{error}; next try in {wait_s:.0f} s", 0, 0)
+            sleep(wait_s)
+    try:
+        return _bring(job, device)
+    except ConnectionLost as error:
+        raise DeviceError(f"{error}; gave up after {job.tries} tries, push again to go on from there") from error
 
 
-def _drop_unfinished(device: Device, home: str, keep: str) -> None:
-    """Remove what is left of pushes of other versions that were never finished."""
-    prefix = f"{home.rpartition('/')[2]}.new-"
-    for folder in device.folders(STORES):
-        if folder.startswith(prefix) and f"{STORES}/{folder}" != keep:
-            device.remove(f"{STORES}/{folder}")
+def _bring(job: _Job, device: DeviceFiles) -> None:
+    """One try: find out what is missing, send it, switch."""
+    job.tries += 1
+    folder = version_folder(job.name, job.version)
+    device.prepare(folder)
+    job.progress("compare", 0, 0)
+    lacking = missing(device, folder, job.source, job.files)
+    _check_space(device, sum(file.nbytes for file in lacking))
+    _send(job, device, folder, lacking)
+    _switch(job, device, folder)
 
 
-def _check_space(device: Device, needed_bytes: int) -> None:
+def _check_space(device: DeviceFiles, needed_bytes: int) -> None:
     free_bytes = device.free_bytes()
     if needed_bytes and needed_bytes + _MARGIN_BYTES > free_bytes:
         raise DeviceError(
             f"the device has {free_bytes / 1e6:.1f} MB left, the store needs {needed_bytes / 1e6:.1f} MB more; "
-            "remove something there or package fewer bitwidths"
+            "remove something there, see `sti push --list` and `--gc`, or package fewer bitwidths"
         )
 
 
-def _send(device: Device, source: Path, folder: str, files: dict[str, StoredFile], progress: Progress) -> None:
-    total = sum(stored.nbytes for stored in files.values())
-    before = 0
-    for file, stored in files.items():
-        part = f"{folder}/{file}.part"
+def _send(job: _Job, device: DeviceFiles, folder: str, lacking: list[Missing]) -> None:
+    """The manifest last, once all the others are on the flash."""
+    total = sum(file.nbytes for file in lacking)
+    for last in (False, True):
+        part = [file for file in lacking if (file.name == MANIFEST_FILE) is last]
+        before = job.sent_bytes
+        done = total - part[0].nbytes if last and part else 0
 
-        def sent(done: int, file: str = file, before: int = before) -> None:
-            progress(f"send {file}", before + done, total)
+        def sent(nbytes: int, before: int = before, done: int = done) -> None:
+            job.sent_bytes = before + nbytes
+            job.progress("send", done + nbytes, total)
 
-        device.put(source / file, part, sent)
-        if device.sha256(part) != stored.sha256:
-            device.remove(part)
-            raise DeviceError(f"{file} arrived damaged; push again, what has arrived intact is not sent twice")
-        device.rename(part, f"{folder}/{file}")
-        before += stored.nbytes
-
-
-def _switch(device: Device, home: str, folder: str) -> None:
-    """Put the new version in the old one's place; if that fails, the old one goes back."""
-    old = f"{home}.old"
-    replaces = bool(device.files(home))
-    if replaces:
-        device.rename(home, old)
-    try:
-        device.rename(folder, home)
-    except BaseException:
-        if replaces:
-            device.rename(old, home)
-        raise
-    device.remove(old)
+        job.sent.update(file.name for file in part)
+        land(device, folder, job.source, part, sent)
+        if part:
+            device.flush()
 
 
-def _settle(device: Device, home: str) -> None:
-    """Finish or undo a switch that was cut off: the old version is only of use while there is no other."""
-    old = f"{home}.old"
-    if device.files(old):
-        if device.files(home):
-            device.remove(old)
-        else:
-            device.rename(old, home)
+def _switch(job: _Job, device: DeviceFiles, folder: str) -> None:
+    """Let the name lead to the new version, then remove the others."""
+    home = f"{STORES}/{job.name}"
+    target = device.target(home)
+    if target is None and job.name in device.folders(STORES):
+        # A plain folder, put there by other means, cannot be replaced in one step: it makes way first.
+        device.rename([(home, version_folder(job.name, "0" * _HASH_DIGITS))])
+    if target != folder:
+        device.link(home, folder)
+        device.flush()
+    for version in old_versions(device.folders(VERSIONS), job.name, job.version):
+        device.remove(version_folder(job.name, version))

@@ -1,11 +1,12 @@
 """The one TensorFlow definition of a transformer layer: calibration, export and training all use it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from host.quiet_tensorflow import tf
 from shard_store.geometry import Activation
+from shard_store.layer_spec import LayerSpec, NormKind, NormPosition
 
 Tensor = Any  # TensorFlow ships no usable type for tensors
 
@@ -15,12 +16,14 @@ _ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     Activation.GELU: lambda x: tf.nn.gelu(x, approximate=False),
     Activation.GELU_TANH: lambda x: tf.nn.gelu(x, approximate=True),
     Activation.RELU: tf.nn.relu,
+    Activation.SILU: lambda x: x * tf.math.sigmoid(x),
 }
+_BERT = LayerSpec()
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTensors:
-    """The weights of one layer, or of its first slices. Matrices are (out, in)."""
+    """The weights of one layer, or of its first slices. Matrices are (out, in); what a layer does not have is None."""
 
     query: Tensor
     query_bias: Tensor
@@ -38,6 +41,8 @@ class LayerTensors:
     attention_norm_beta: Tensor
     ffn_norm_gamma: Tensor
     ffn_norm_beta: Tensor
+    ffn_gate: Tensor = None
+    ffn_gate_bias: Tensor = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,53 +51,100 @@ class LayerTrace:
 
     hidden: Tensor  # (batch, seq, hidden)
     attended: Tensor  # (batch, seq, heads * head_width): input of `output`
-    normed: Tensor  # (batch, seq, hidden): input of `ffn_up`
+    normed: Tensor  # (batch, seq, hidden): input of `ffn_up` and `ffn_gate`
     activated: Tensor  # (batch, seq, ffn): input of `ffn_down`
+    projected: Tensor  # (batch, seq, hidden): input of `query`, `key` and `value`
 
 
 def layer_forward(
-    hidden: Tensor, mask: Tensor, weights: LayerTensors, *, head_width: int, activation: Activation, norm_eps: float
-) -> LayerTrace:
-    """Run one post-norm encoder layer (Vaswani et al. 2017; Devlin et al. 2019).
+    hidden: Tensor, mask: Tensor, weights: LayerTensors, *,
+    head_width: int, activation: Activation, norm_eps: float, spec: LayerSpec = _BERT,
+) -> LayerTrace:  # fmt: skip
+    """Run one bidirectional layer, its norms after (Vaswani et al. 2017; Devlin et al. 2019) or before.
 
     hidden is (batch, seq, hidden); mask is (batch, 1, 1, seq), 0 for tokens and MASKED for padding.
     The number of heads follows from the height of `weights.query`, so that narrow submodels run unchanged.
+    Matrices may be of a shorter float type than the biases: they are then multiplied in it, and the rest is
+    computed in the biases' type (mixed precision).
     """
-    query = _split_heads(_linear(hidden, weights.query, weights.query_bias), head_width)
-    key = _split_heads(_linear(hidden, weights.key, weights.key_bias), head_width)
-    value = _split_heads(_linear(hidden, weights.value, weights.value_bias), head_width)
+    projected = attention_input(hidden, weights, norm_eps=norm_eps, spec=spec)
+    query, key, value = (_split_heads(x, head_width) for x in project(projected, weights))
     scores = tf.matmul(query, key, transpose_b=True) * head_width**-0.5 + mask  # (batch, heads, seq, seq)
     attended = _join_heads(tf.matmul(tf.nn.softmax(scores), value))
-    normed = _norm(
-        hidden + _linear(attended, weights.output, weights.output_bias),
-        weights.attention_norm_gamma, weights.attention_norm_beta, norm_eps,
-    )  # fmt: skip
-    activated = _ACTIVATIONS[activation](_linear(normed, weights.ffn_up, weights.ffn_up_bias))
-    result = _norm(
-        normed + _linear(activated, weights.ffn_down, weights.ffn_down_bias),
-        weights.ffn_norm_gamma, weights.ffn_norm_beta, norm_eps,
-    )  # fmt: skip
-    return LayerTrace(result, attended, normed, activated)
+    finished = finish(hidden, attended, weights, activation=activation, norm_eps=norm_eps, spec=spec)
+    return replace(finished, projected=projected)
+
+
+def attention_input(hidden: Tensor, weights: LayerTensors, *, norm_eps: float, spec: LayerSpec) -> Tensor:
+    """What the three projections see: the hidden states, normalised if the norms stand before."""
+    if spec.norm_position is NormPosition.AFTER:
+        return hidden
+    return _norm(hidden, weights.attention_norm_gamma, weights.attention_norm_beta, norm_eps, spec.norm_kind)
+
+
+def project(projected: Tensor, weights: LayerTensors) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (batch, seq, heads * head_width), keys and values (batch, seq, kv_heads * head_width)."""
+    return (
+        _linear(projected, weights.query, weights.query_bias),
+        _linear(projected, weights.key, weights.key_bias),
+        _linear(projected, weights.value, weights.value_bias),
+    )
+
+
+def finish(
+    hidden: Tensor, attended: Tensor, weights: LayerTensors, *,
+    activation: Activation, norm_eps: float, spec: LayerSpec,
+) -> LayerTrace:  # fmt: skip
+    """From the attention's result (batch, seq, heads * head_width) to the layer's: output projection, then the FFN."""
+    before = spec.norm_position is NormPosition.BEFORE
+
+    def attention_norm(x: Tensor) -> Tensor:
+        return _norm(x, weights.attention_norm_gamma, weights.attention_norm_beta, norm_eps, spec.norm_kind)
+
+    def ffn_norm(x: Tensor) -> Tensor:
+        return _norm(x, weights.ffn_norm_gamma, weights.ffn_norm_beta, norm_eps, spec.norm_kind)
+
+    summed = hidden + _linear(attended, weights.output, weights.output_bias)
+    residual = summed if before else attention_norm(summed)
+    normed = ffn_norm(residual) if before else residual
+    activated = _ffn(normed, weights, activation, spec)
+    result = residual + _linear(activated, weights.ffn_down, weights.ffn_down_bias)
+    return LayerTrace(result if before else ffn_norm(result), attended, normed, activated, hidden)
+
+
+def _ffn(normed: Tensor, weights: LayerTensors, activation: Activation, spec: LayerSpec) -> Tensor:
+    up = _linear(normed, weights.ffn_up, weights.ffn_up_bias)
+    if not spec.gated:
+        return _ACTIVATIONS[activation](up)
+    return _ACTIVATIONS[activation](_linear(normed, weights.ffn_gate, weights.ffn_gate_bias)) * up
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    batch, seq, features = x.shape
+    batch, seq, features = _sizes(x)
     # A 2-D product converts to FULLY_CONNECTED, the one operator that XNNPACK runs with int8 weights.
-    flat = tf.reshape(x, [-1, features])
-    return tf.reshape(tf.nn.bias_add(tf.matmul(flat, weight, transpose_b=True), bias), [batch, seq, weight.shape[0]])
+    flat = tf.cast(tf.reshape(x, [-1, features]), weight.dtype)
+    product = tf.cast(tf.matmul(flat, weight, transpose_b=True), bias.dtype)
+    return tf.reshape(tf.nn.bias_add(product, bias), [batch, seq, weight.shape[0]])
 
 
 def _split_heads(x: Tensor, head_width: int) -> Tensor:
-    batch, seq, features = x.shape
+    batch, seq, features = _sizes(x)
     return tf.transpose(tf.reshape(x, [batch, seq, features // head_width, head_width]), [0, 2, 1, 3])
 
 
 def _join_heads(x: Tensor) -> Tensor:
-    batch, heads, seq, head_width = x.shape
+    batch, heads, seq, head_width = _sizes(x)
     return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, seq, heads * head_width])
 
 
-def _norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+def _sizes(x: Tensor) -> list[Tensor]:
+    """The shape: numbers where it is fixed, as graphs for export need it, tensors where it is known only when run."""
+    return [tf.shape(x)[axis] if size is None else size for axis, size in enumerate(x.shape)]
+
+
+def _norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, kind: NormKind) -> Tensor:
+    if kind is NormKind.RMS:
+        return x * tf.math.rsqrt(tf.reduce_mean(x * x, -1, keepdims=True) + eps) * gamma
     centred = x - tf.reduce_mean(x, -1, keepdims=True)
     variance = tf.reduce_mean(centred * centred, -1, keepdims=True)
     return centred * tf.math.rsqrt(variance + eps) * gamma + beta

@@ -20,7 +20,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """Scale and shift after normalisation over the features."""
+    """Scale and shift after normalisation over the features; an RMSNorm has a shift of zeros."""
 
     gamma: Float32Array  # (hidden,)
     beta: Float32Array  # (hidden,)
@@ -28,16 +28,17 @@ class LayerNorm:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One post-norm encoder layer; the matrices are named as in Geometry.slice_matrices."""
+    """One layer; the matrices are named as in Geometry.slice_matrices. Biases that a family lacks are zeros."""
 
-    query: Linear  # (hidden, hidden)
-    key: Linear  # (hidden, hidden)
-    value: Linear  # (hidden, hidden)
-    output: Linear  # (hidden, hidden)
+    query: Linear  # (heads * head_width, hidden)
+    key: Linear  # (kv_heads * head_width, hidden)
+    value: Linear  # (kv_heads * head_width, hidden)
+    output: Linear  # (hidden, heads * head_width)
     ffn_up: Linear  # (ffn, hidden)
     ffn_down: Linear  # (hidden, ffn)
     attention_norm: LayerNorm
     ffn_norm: LayerNorm
+    ffn_gate: Linear | None = None  # (ffn, hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +48,10 @@ class Tables:
     word: TableArray  # (vocabulary, hidden)
     position: TableArray  # (positions, hidden)
     token_type: TableArray | None  # (types, hidden); None where the family has none
+
+
+def smallest_table(values: Float32Array) -> TableArray:
+    """A table as float16 where that loses nothing."""
+    with np.errstate(over="ignore"):  # too large for float16: infinite, and so not equal
+        halves = values.astype(np.float16)
+    return halves if np.array_equal(halves, values) else values

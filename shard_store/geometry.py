@@ -1,9 +1,10 @@
 """The shape of a sliced model: N layers x M vertical slices (STI, section 4.1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from shard_store.errors import FormatError
+from shard_store.layer_spec import LayerSpec, NormKind, Positions
 
 LATTICE_BITWIDTHS = (2, 3, 4, 5, 6, 8)
 EXACT_BITWIDTH = 32
@@ -27,6 +28,7 @@ class Activation(str, Enum):
     GELU = "gelu"
     GELU_TANH = "gelu_tanh"
     RELU = "relu"
+    SILU = "silu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class SliceMatrix:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Sizes of the transformer body. Heads and FFN neurons divide evenly among the slices."""
+    """Sizes of the transformer body. KV heads and FFN neurons divide evenly among the slices."""
 
     layers: int
     hidden: int
@@ -55,34 +57,51 @@ class Geometry:
     slices: int
     activation: Activation
     norm_eps: float
+    spec: LayerSpec = field(default_factory=LayerSpec)
 
     def __post_init__(self) -> None:
         for name, limit in (
             ("layers", MAX_LAYERS), ("hidden", MAX_FEATURES), ("heads", MAX_FEATURES),
-            ("ffn", MAX_FEATURES), ("slices", MAX_SLICES),
+            ("ffn", MAX_FEATURES), ("slices", MAX_SLICES), ("kv_heads", MAX_FEATURES),
         ):  # fmt: skip
             value = getattr(self, name)
             if not 1 <= value <= limit:
                 raise FormatError(f"geometry: {name} is {value}, must be 1 to {limit}")
-        if self.hidden % self.heads:
+        if self.spec.head_width is None and self.hidden % self.heads:
             raise FormatError(f"geometry: hidden {self.hidden} is not a multiple of heads {self.heads}")
         if self.hidden % 8:
             raise FormatError(f"geometry: hidden {self.hidden} is not a multiple of 8")
-        for name in ("heads", "ffn"):
+        if self.heads % self.kv_heads:
+            raise FormatError(f"geometry: heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        for name in ("heads", "kv_heads", "ffn"):
             if getattr(self, name) % self.slices:
                 raise FormatError(f"geometry: {name} {getattr(self, name)} is not a multiple of slices {self.slices}")
+        if self.spec.positions is Positions.ROTARY and self.head_width % 2:
+            raise FormatError(f"geometry: head_width {self.head_width} must be even for rotary positions")
+        if self.heads * self.head_width > MAX_FEATURES:
+            raise FormatError(f"geometry: {self.heads} heads of {self.head_width} features, at most {MAX_FEATURES}")
         if not 0.0 < self.norm_eps < 1.0:
             raise FormatError(f"geometry: norm_eps is {self.norm_eps}, must be between 0 and 1")
 
     @property
     def head_width(self) -> int:
         """Features of one attention head."""
-        return self.hidden // self.heads
+        return self.hidden // self.heads if self.spec.head_width is None else self.spec.head_width
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.heads if self.spec.kv_heads is None else self.spec.kv_heads
 
     @property
     def slice_attention(self) -> int:
-        """Attention features of one slice."""
-        return self.hidden // self.slices
+        """Attention features of one slice: those of its query heads."""
+        return self.heads // self.slices * self.head_width
+
+    @property
+    def slice_kv(self) -> int:
+        """Features of one slice's keys, and of its values."""
+        return self.kv_heads // self.slices * self.head_width
 
     @property
     def slice_ffn(self) -> int:
@@ -91,16 +110,29 @@ class Geometry:
 
     @property
     def slice_matrices(self) -> tuple[SliceMatrix, ...]:
-        """The six matrices of one slice, in the order in which they are stored."""
-        attention, ffn, hidden = self.slice_attention, self.slice_ffn, self.hidden
+        """The matrices of one slice, in the order in which they are stored: six, or seven with a gate."""
+        attention, kv, ffn, hidden = self.slice_attention, self.slice_kv, self.slice_ffn, self.hidden
+        gate = (SliceMatrix("ffn_gate", Cut.ROWS, ffn, hidden),) if self.spec.gated else ()
         return (
             SliceMatrix("query", Cut.ROWS, attention, hidden),
-            SliceMatrix("key", Cut.ROWS, attention, hidden),
-            SliceMatrix("value", Cut.ROWS, attention, hidden),
+            SliceMatrix("key", Cut.ROWS, kv, hidden),
+            SliceMatrix("value", Cut.ROWS, kv, hidden),
             SliceMatrix("output", Cut.COLUMNS, hidden, attention),
+            *gate,
             SliceMatrix("ffn_up", Cut.ROWS, ffn, hidden),
             SliceMatrix("ffn_down", Cut.COLUMNS, hidden, ffn),
         )
+
+    @property
+    def norm_tensors(self) -> tuple[str, ...]:
+        """The parameters of a layer's norms."""
+        parts = ("gamma",) if self.spec.norm_kind is NormKind.RMS else ("gamma", "beta")
+        return tuple(f"{norm}.{part}" for norm in ("attention_norm", "ffn_norm") for part in parts)
+
+    @property
+    def layer_tensors(self) -> tuple[str, ...]:
+        """What belongs to a layer as a whole at every bitwidth, float32 (hidden,) each."""
+        return ("output.bias", "ffn_down.bias", *self.norm_tensors)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -17,6 +17,7 @@ class HeadKind(str, Enum):
     EMBEDDING = "embedding"
     SEQUENCE_CLASSIFICATION = "sequence_classification"
     TOKEN_CLASSIFICATION = "token_classification"  # noqa: S105 - not a password
+    LANGUAGE_MODEL = "language_model"  # the next token; its matrix is head.bin
 
 
 class Pooling(str, Enum):
@@ -55,7 +56,7 @@ class HeadLayer:
 class Head:
     """Pools (token classification does not: every token is answered), applies the layers in order, then normalizes.
 
-    labels: one for each output of the last layer; empty for embeddings, for which scores mean nothing.
+    labels: one for each output of the last layer; empty for embeddings and language models.
     """
 
     kind: HeadKind
@@ -66,10 +67,12 @@ class Head:
     scores: Scores = Scores.SOFTMAX
 
     def __post_init__(self) -> None:
-        if (self.kind is HeadKind.EMBEDDING) == bool(self.labels):
+        if (self.kind in (HeadKind.EMBEDDING, HeadKind.LANGUAGE_MODEL)) == bool(self.labels):
             raise FormatError(f"head: {self.kind.value} with {len(self.labels)} labels")
         if self.labels and not self.layers:
             raise FormatError(f"head: {self.kind.value} needs at least one dense layer")
+        if self.layers and self.kind is HeadKind.LANGUAGE_MODEL:
+            raise FormatError("head: a language model has no dense layers")
 
 
 def parse_head(fields: JsonFields) -> Head:

@@ -45,6 +45,10 @@ class JsonFields:
         """Whether a field that may be left out is there."""
         return name in self._left
 
+    def names(self) -> list[str]:
+        """The fields that nobody has taken yet."""
+        return list(self._left)
+
     def integer(self, name: str, low: int, high: int) -> int:
         """An integer from low to high."""
         return integer(self.take(name), f"{self.where}.{name}", low, high)
@@ -55,6 +59,16 @@ class JsonFields:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise FormatError(f"{self.where}.{name}: must be a finite number")
         return float(value)
+
+    def numbers(self, name: str, limit: int) -> tuple[float, ...]:
+        """At most `limit` finite numbers."""
+        where = f"{self.where}.{name}"
+        return tuple(JsonFields({"": value}, where).number("") for value in self.array(name, limit))
+
+    def optional_integer(self, name: str, low: int, high: int) -> int | None:
+        """An integer from low to high, or null."""
+        value = self.take(name)
+        return None if value is None else integer(value, f"{self.where}.{name}", low, high)
 
     def boolean(self, name: str) -> bool:
         """True or false."""

@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shard_store.errors import PlanError
+from shard_store.generation import Generation
 from shard_store.geometry import Geometry, ShardKey
 from shard_store.head import Head
+from shard_store.image_input import ImageInput
 from shard_store.manifest_checks import check_description, check_manifest
 from shard_store.profile import Profile
 from shard_store.row_table import RowTable
 from shard_store.span import Span
 from shard_store.template import TemplateKind
+from shard_store.vocabulary_head import VocabularyHead
 
 DEFAULT_SEQUENCES = (16, 32, 64, 128, 256)
 
@@ -58,6 +61,8 @@ class ModelDescription:
     max_tokens: int
     sequences: tuple[int, ...] = DEFAULT_SEQUENCES
     position_offset: int = 0
+    image: ImageInput | None = None  # of a model that reads images
+    generation: Generation | None = None  # of a model that generates text
 
     def __post_init__(self) -> None:
         check_description(self)
@@ -73,6 +78,7 @@ class Manifest:
     resident: Mapping[str, ResidentTensor]
     row_tables: Mapping[str, RowTable]
     templates: Mapping[TemplateKey, Span]
+    vocabulary_head: VocabularyHead | None = None  # of a model that generates text
     profile: Profile | None = None
 
     def __post_init__(self) -> None:

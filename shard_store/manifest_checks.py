@@ -6,22 +6,25 @@ from shard_store.errors import FormatError
 from shard_store.geometry import EXACT_BITWIDTH, Geometry
 from shard_store.head import RESIDENT_NAME, HeadKind
 from shard_store.json_fields import text
+from shard_store.layer_spec import NormKind, NormPosition, Positions
 from shard_store.row_table import RowTable
 from shard_store.shard_layout import SHARD_ALIGNMENT, shard_layout
 from shard_store.span import Span, align, check_apart
 from shard_store.store_files import (
     EMBEDDINGS_FILE,
     FIXED_FILES,
+    HEAD_FILE,
     RESIDENT_FILE,
     SHARD_FILES,
     TEMPLATES_FILE,
 )  # fmt: skip
-from shard_store.template import MAX_FLATBUFFER_BYTES, MAX_SEQUENCE, NORM_SLOTS
+from shard_store.template import MAX_FLATBUFFER_BYTES, MAX_SEQUENCE
+from shard_store.vocabulary_head import check_vocabulary_head
 
 if TYPE_CHECKING:
     from shard_store.manifest import Manifest, ModelDescription
 
-KNOWN_FAMILIES = ("bert", "distilbert", "roberta")
+KNOWN_FAMILIES = ("bert", "distilbert", "roberta", "vit", "gpt2", "llama", "qwen2")
 FAMILIES_WITH_TOKEN_TYPES = ("bert", "roberta")
 MAX_POSITION_OFFSET = 1024
 LAYER_ALIGNMENT = 4096
@@ -43,6 +46,21 @@ def check_description(description: "ModelDescription") -> None:
         raise FormatError(
             f"max_tokens {description.max_tokens} or position_offset {description.position_offset} is impossible"
         )
+    _check_task(description)
+
+
+def _check_task(description: "ModelDescription") -> None:
+    """Causal layers, a vocabulary to predict and what is known of generation come together."""
+    causal = description.geometry.spec.causal
+    if causal != (description.head.kind is HeadKind.LANGUAGE_MODEL) or causal != (description.generation is not None):
+        raise FormatError("causal layers, a language_model head and generation must come together")
+    image = description.image
+    if image is not None and (causal or description.max_tokens != image.patches + 1):
+        raise FormatError(
+            f"an image of {image.patches} patches needs max_tokens {image.patches + 1} and no causal layers"
+        )
+    if image is not None and description.sequences != (description.max_tokens,):
+        raise FormatError(f"sequences of an image model must be its {description.max_tokens} patches and class token")
 
 
 def check_manifest(manifest: "Manifest") -> None:
@@ -53,6 +71,8 @@ def check_manifest(manifest: "Manifest") -> None:
     _check_resident(manifest)
     _check_row_tables(manifest)
     _check_templates(manifest)
+    if (head := manifest.vocabulary_head) is not None:
+        check_vocabulary_head(head, manifest.geometry.hidden, manifest.files[HEAD_FILE].nbytes)
     if manifest.profile:
         manifest.profile.check(manifest.geometry, tuple(manifest.shards))
 
@@ -61,6 +81,10 @@ def _check_files(manifest: "Manifest") -> None:
     if not manifest.shards:
         raise FormatError("manifest: no shards at any bitwidth")
     expected = {*FIXED_FILES, *(SHARD_FILES[bitwidth] for bitwidth in manifest.shards)}
+    if manifest.description.head.kind is HeadKind.LANGUAGE_MODEL:
+        expected.add(HEAD_FILE)
+    if (manifest.vocabulary_head is not None) != (HEAD_FILE in expected):
+        raise FormatError("manifest: vocabulary_head belongs to language models, and only to them")
     for name in sorted(expected ^ manifest.files.keys()):
         raise FormatError(
             f"manifest: file {name[:100]!r} is {'missing' if name in expected else 'not part of a store'}"
@@ -97,10 +121,15 @@ def _check_shards(geometry: Geometry, bitwidth: int, layers: tuple[tuple[Span, .
 def required_resident(geometry: Geometry, has_lattice: bool) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors that every store holds in resident.bin, by name; the head's come on top."""
     hidden = (geometry.hidden,)
-    shapes: dict[str, tuple[int, ...]] = {"embedding_norm.gamma": hidden, "embedding_norm.beta": hidden}
+    spec = geometry.spec
+    norm = "embedding_norm" if spec.norm_position is NormPosition.AFTER else "final_norm"
+    parts = ("gamma",) if spec.norm_kind is NormKind.RMS else ("gamma", "beta")
+    shapes: dict[str, tuple[int, ...]] = {f"{norm}.{part}": hidden for part in parts}
+    if spec.positions is Positions.ROTARY:
+        shapes["rotary.frequency"] = (geometry.head_width // 2,)
     scales = ("output.scale", "ffn_down.scale") if has_lattice else ()
-    parts = (*NORM_SLOTS, "output.bias", "ffn_down.bias", *scales)
-    shapes |= {f"layer.{layer}.{part}": hidden for layer in range(geometry.layers) for part in parts}
+    tensors = (*geometry.layer_tensors, *scales)
+    shapes |= {f"layer.{layer}.{tensor}": hidden for layer in range(geometry.layers) for tensor in tensors}
     return shapes
 
 
@@ -113,6 +142,11 @@ def _check_resident(manifest: "Manifest") -> None:
     has_lattice = any(bitwidth != EXACT_BITWIDTH for bitwidth in manifest.shards)
     for name, shape in required_resident(manifest.geometry, has_lattice).items():
         _check_shape(manifest, name, shape)
+    if (image := manifest.description.image) is not None:
+        hidden = manifest.geometry.hidden
+        _check_shape(manifest, "cls_token", (hidden,))
+        _check_shape(manifest, "patch.weight", (hidden, image.patch_features))
+        _check_shape(manifest, "patch.bias", (hidden,))
     head = manifest.description.head
     features = manifest.geometry.hidden
     for layer in head.layers:
@@ -120,7 +154,7 @@ def _check_resident(manifest: "Manifest") -> None:
         _check_shape(manifest, layer.weight, (rows, features))
         _check_shape(manifest, layer.bias, (rows,))
         features = rows
-    if head.kind is not HeadKind.EMBEDDING and features != len(head.labels):
+    if head.labels and features != len(head.labels):
         raise FormatError(f"head: {len(head.labels)} labels for {features} outputs")
 
 
@@ -134,7 +168,9 @@ def _check_shape(manifest: "Manifest", name: str, shape: tuple[int, ...]) -> Non
 
 def _check_row_tables(manifest: "Manifest") -> None:
     tables, description = manifest.row_tables, manifest.description
-    expected = {"word", "position"}
+    expected = set() if description.image is not None else {"word"}
+    if manifest.geometry.spec.positions is Positions.ABSOLUTE:
+        expected.add("position")
     if description.family in FAMILIES_WITH_TOKEN_TYPES:
         expected.add("token_type")
     if tables.keys() != expected:
@@ -146,8 +182,8 @@ def _check_row_tables(manifest: "Manifest") -> None:
             )
     ranges = ((table.offset, table.nbytes, f"{EMBEDDINGS_FILE}: {name}") for name, table in tables.items())
     check_apart(ranges, manifest.files[EMBEDDINGS_FILE].nbytes, TENSOR_ALIGNMENT)
-    positions: RowTable = tables["position"]
-    if description.position_offset + description.max_tokens > positions.rows:
+    positions: RowTable | None = tables.get("position")
+    if positions is not None and description.position_offset + description.max_tokens > positions.rows:
         raise FormatError(
             f"max_tokens {description.max_tokens} needs more than the {positions.rows} positions of the table"
         )

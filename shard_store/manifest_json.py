@@ -6,9 +6,12 @@ import math
 from typing import Any
 
 from shard_store.errors import ChecksumError, FormatError
+from shard_store.generation import MAX_VOCABULARY, generation_document, parse_generation
 from shard_store.geometry import BITWIDTHS, MAX_FEATURES, MAX_SLICES, Activation, Geometry
 from shard_store.head import parse_head
+from shard_store.image_input import image_document, parse_image
 from shard_store.json_fields import JsonFields, array, integer, parse_json
+from shard_store.layer_spec import MAX_HEAD_WIDTH, LayerSpec, NormKind, NormPosition, Positions
 from shard_store.manifest import Manifest, ModelDescription, ResidentTensor, StoredFile, TemplateKey
 from shard_store.manifest_checks import MAX_POSITION_OFFSET
 from shard_store.profile_json import parse_profile, profile_document
@@ -16,12 +19,14 @@ from shard_store.row_table import MAX_ROWS, RowTable, RowType
 from shard_store.span import MAX_CRC32, MAX_FILE_BYTES, Span
 from shard_store.store_files import DATA_FILES, MANIFEST_FILE, TOKENIZER_FILE
 from shard_store.template import MAX_SEQUENCE, TemplateKind
+from shard_store.vocabulary_head import HEAD_BITWIDTHS, VocabularyHead
 
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_RESIDENT_TENSORS = 1 << 14
 MAX_TEMPLATES = 1 << 14
 MAX_SEQUENCES = 64
+MAX_HEAD_BLOCKS = 1 << 16
 
 
 def parse_manifest(raw: bytes) -> Manifest:
@@ -79,6 +84,8 @@ def _parse(fields: JsonFields) -> Manifest:
         ),
         max_tokens=fields.integer("max_tokens", 1, MAX_SEQUENCE),
         position_offset=fields.integer("position_offset", 0, MAX_POSITION_OFFSET),
+        image=fields.object("image", parse_image) if fields.has("image") else None,
+        generation=fields.object("generation", parse_generation) if fields.has("generation") else None,
     )
     fields.text("tokenizer", TOKENIZER_FILE.replace(".", r"\."))
     templates = fields.objects("templates", MAX_TEMPLATES, _parse_template)
@@ -93,6 +100,9 @@ def _parse(fields: JsonFields) -> Manifest:
         row_tables=fields.mapping("row_tables", 3, _parse_row_table),
         templates=by_key,
         profile=fields.object("profile", parse_profile) if fields.has("profile") else None,
+        vocabulary_head=(
+            fields.object("vocabulary_head", _parse_vocabulary_head) if fields.has("vocabulary_head") else None
+        ),
     )
 
 
@@ -100,7 +110,38 @@ def _parse_geometry(fields: JsonFields) -> Geometry:
     names = ("layers", "hidden", "heads", "ffn", "slices")
     sizes = {name: fields.integer(name, 1, MAX_FEATURES) for name in names}
     activation = fields.choice("activation", Activation)
-    return Geometry(**sizes, activation=activation, norm_eps=fields.number("norm_eps"))
+    spec = fields.object("layer", _parse_layer_spec) if fields.has("layer") else LayerSpec()
+    return Geometry(**sizes, activation=activation, norm_eps=fields.number("norm_eps"), spec=spec)
+
+
+def _parse_layer_spec(fields: JsonFields) -> LayerSpec:
+    spec = LayerSpec(
+        norm_position=fields.choice("norm_position", NormPosition),
+        norm_kind=fields.choice("norm_kind", NormKind),
+        gated=fields.boolean("gated"),
+        causal=fields.boolean("causal"),
+        positions=fields.choice("positions", Positions),
+        kv_heads=fields.optional_integer("kv_heads", 1, MAX_FEATURES),
+        head_width=fields.optional_integer("head_width", 1, MAX_HEAD_WIDTH),
+    )
+    if spec == LayerSpec():
+        raise FormatError(f"{fields.where}: must be left out where it says what is so without it")
+    return spec
+
+
+def _parse_vocabulary_head(fields: JsonFields) -> VocabularyHead:
+    rows = fields.integer("rows", 1, MAX_VOCABULARY)
+    block_rows, blocks = {}, {}
+    for bitwidth in HEAD_BITWIDTHS:
+        if fields.has(str(bitwidth)):
+            block_rows[bitwidth], blocks[bitwidth] = fields.object(str(bitwidth), _parse_head_blocks)
+    return VocabularyHead(rows, block_rows, blocks)
+
+
+def _parse_head_blocks(fields: JsonFields) -> tuple[int, tuple[Span, ...]]:
+    spans = fields.array("blocks", MAX_HEAD_BLOCKS)
+    block_rows = fields.integer("block_rows", 1, MAX_VOCABULARY)
+    return block_rows, tuple(_parse_span(span, fields.where) for span in spans)
 
 
 def _parse_file(fields: JsonFields) -> StoredFile:
@@ -159,15 +200,11 @@ def _parse_template(fields: JsonFields) -> tuple[TemplateKey, Span]:
 
 def _document(manifest: Manifest) -> dict[str, Any]:
     description, head = manifest.description, manifest.description.head
-    geometry = description.geometry
-    return {
+    document: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model": description.model,
         "family": description.family,
-        "geometry": {
-            "layers": geometry.layers, "hidden": geometry.hidden, "heads": geometry.heads, "ffn": geometry.ffn,
-            "slices": geometry.slices, "activation": geometry.activation.value, "norm_eps": geometry.norm_eps,
-        },
+        "geometry": _geometry_document(description.geometry),
         "head": {
             "kind": head.kind.value, "pooling": head.pooling.value, "normalize": head.normalize,
             "scores": head.scores.value,
@@ -208,3 +245,40 @@ def _document(manifest: Manifest) -> dict[str, Any]:
             for key, span in manifest.templates.items()
         ],
     }  # fmt: skip
+    return document | _optional(manifest)
+
+
+def _optional(manifest: Manifest) -> dict[str, Any]:
+    """Fields that only some models have."""
+    image, generation, head = (
+        manifest.description.image, manifest.description.generation, manifest.vocabulary_head
+    )  # fmt: skip
+    fields: dict[str, Any] = {}
+    if image is not None:
+        fields["image"] = image_document(image)
+    if generation is not None:
+        fields["generation"] = generation_document(generation)
+    if head is not None:
+        fields["vocabulary_head"] = {"rows": head.rows} | {
+            str(bitwidth): {
+                "block_rows": head.block_rows[bitwidth],
+                "blocks": [[span.offset, span.nbytes, span.crc32] for span in spans],
+            }
+            for bitwidth, spans in head.blocks.items()
+        }
+    return fields
+
+
+def _geometry_document(geometry: Geometry) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "layers": geometry.layers, "hidden": geometry.hidden, "heads": geometry.heads, "ffn": geometry.ffn,
+        "slices": geometry.slices, "activation": geometry.activation.value, "norm_eps": geometry.norm_eps,
+    }  # fmt: skip
+    spec = geometry.spec
+    if spec != LayerSpec():
+        document["layer"] = {
+            "norm_position": spec.norm_position.value, "norm_kind": spec.norm_kind.value, "gated": spec.gated,
+            "causal": spec.causal, "positions": spec.positions.value, "kv_heads": spec.kv_heads,
+            "head_width": spec.head_width,
+        }  # fmt: skip
+    return document

@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from shard_store.errors import ChecksumError, FormatError
+from shard_store.errors import ChecksumError, FormatError, PlanError
 from shard_store.file_access import RandomFile, aligned_buffer, file_bytes
 from shard_store.manifest import Manifest, TemplateKey
 from shard_store.manifest_json import MAX_MANIFEST_BYTES, parse_manifest
@@ -17,6 +17,7 @@ from shard_store.shard_reader import ShardReader
 from shard_store.span import Span
 from shard_store.store_files import (
     EMBEDDINGS_FILE,
+    HEAD_FILE,
     MANIFEST_FILE,
     RESIDENT_FILE,
     SHARD_FILES,
@@ -128,6 +129,21 @@ class Store:
             start = end
         return layout.decode(records, wanted, table)
 
+    def head_block(self, bitwidth: int, number: int, buffer: memoryview, *, verify: bool) -> memoryview:
+        """Reads one block of the vocabulary's head into a buffer, and returns the part that it takes.
+
+        Raises ChecksumError for a damaged block if it is to be verified, PlanError if the store has no such block.
+        """
+        head = self.manifest.vocabulary_head
+        if head is None or bitwidth not in head.blocks:
+            raise PlanError(f"{self.path}: the store has no head at {bitwidth} bits; package that bitwidth")
+        span = head.blocks[bitwidth][number]
+        part = buffer[: span.nbytes]
+        self._files[HEAD_FILE].read_into(part, span.offset)
+        if verify:
+            span.check(part, f"{self.path / HEAD_FILE}: block {number}, {bitwidth} bits")
+        return part
+
     def tokenizer_bytes(self) -> bytes:
         """tokenizer.json as it was packaged. Raises ChecksumError if it is damaged."""
         file = self.manifest.files[TOKENIZER_FILE]
@@ -160,6 +176,9 @@ class Store:
             yield from ((tensor.span, f"tensor {key}") for key, tensor in manifest.resident.items())
         if name == TEMPLATES_FILE:
             yield from ((span, str(template)) for template, span in manifest.templates.items())
+        if name == HEAD_FILE and manifest.vocabulary_head is not None:
+            for bitwidth, blocks in manifest.vocabulary_head.blocks.items():
+                yield from ((span, f"block {number}, {bitwidth} bits") for number, span in enumerate(blocks))
         for bitwidth, layers in manifest.shards.items():
             if name == SHARD_FILES[bitwidth]:
                 for number, layer in enumerate(layers):

@@ -14,7 +14,6 @@ MAX_SEQUENCE = 1 << 16
 MAX_FLATBUFFER_BYTES = 16 << 20
 MAX_MODEL_BYTES = 1 << 31
 MAX_SLOTS = 256
-NORM_SLOTS = ("attention_norm.gamma", "attention_norm.beta", "ffn_norm.gamma", "ffn_norm.beta")
 
 # magic, kind, number of slots, slices, sequence, bytes of the flatbuffer, bytes of the model
 _HEADER = struct.Struct("<4sHHIIQQ")
@@ -83,7 +82,7 @@ class Template:
 
 def slot_bytes(geometry: Geometry, kind: TemplateKind, slices: int) -> dict[str, int]:
     """Bytes of every slot of a layer of `slices` slices, by name."""
-    sizes = dict.fromkeys(NORM_SLOTS, 4 * geometry.hidden)
+    sizes = dict.fromkeys(geometry.norm_tensors, 4 * geometry.hidden)
     item_bytes = 1 if kind is TemplateKind.INT8 else 4
     for matrix in geometry.slice_matrices:
         rows = matrix.rows * (slices if matrix.cut is Cut.ROWS else 1)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from shard_store.codec import ShardView
 from shard_store.errors import FormatError
 from shard_store.geometry import BITWIDTHS, ShardKey
+from shard_store.head import HeadKind
 from shard_store.manifest import Manifest, ModelDescription, ResidentTensor, StoredFile, TemplateKey
 from shard_store.manifest_checks import LAYER_ALIGNMENT, TENSOR_ALIGNMENT
 from shard_store.manifest_json import dump_manifest, parse_manifest
@@ -26,6 +27,7 @@ from shard_store.span import Span, align
 from shard_store.store_files import (
     DATA_FILES,
     EMBEDDINGS_FILE,
+    HEAD_FILE,
     MANIFEST_FILE,
     RESIDENT_FILE,
     SHARD_FILES,
@@ -33,6 +35,7 @@ from shard_store.store_files import (
     TOKENIZER_FILE,
 )  # fmt: skip
 from shard_store.template import Template, pack_template
+from shard_store.vocabulary_head import BLOCK_ALIGNMENT, VocabularyHead, pack_block, rows_per_block
 
 _ABANDONED_SECONDS = 24 * 3600  # younger unfinished stores may belong to a writer at work
 
@@ -88,13 +91,16 @@ class StoreWriter:
         self._resident: dict[str, ResidentTensor] = {}
         self._row_tables: dict[str, RowTable] = {}
         self._templates: dict[TemplateKey, Span] = {}
+        self._vocabulary_head: VocabularyHead | None = None
 
     def __enter__(self) -> "StoreWriter":
         _recover(self._out)
         _check_replaceable(self._out)
         self._out.parent.mkdir(parents=True, exist_ok=True)
         self._partial.mkdir()
-        names = (RESIDENT_FILE, EMBEDDINGS_FILE, TEMPLATES_FILE, TOKENIZER_FILE)
+        names = [RESIDENT_FILE, EMBEDDINGS_FILE, TEMPLATES_FILE, TOKENIZER_FILE]
+        if self._description.head.kind is HeadKind.LANGUAGE_MODEL:
+            names.append(HEAD_FILE)
         for name in (*names, *(SHARD_FILES[bitwidth] for bitwidth in self._bitwidths)):
             self._files[name] = HashedFile(self._partial / name)
         return self
@@ -150,6 +156,20 @@ class StoreWriter:
             raise FormatError(f"{key} is added twice")
         self._templates[key] = self._files[TEMPLATES_FILE].append(pack_template(template), TENSOR_ALIGNMENT)
 
+    def add_vocabulary_head(self, weight: npt.NDArray[np.float32], bitwidths: Iterable[int]) -> None:
+        """Adds the matrix (vocabulary, hidden) of a language model's head, at 8 or 32 bits or both."""
+        file, hidden = self._files[HEAD_FILE], weight.shape[1]
+        blocks: dict[int, tuple[Span, ...]] = {}
+        for bitwidth in sorted(bitwidths):
+            step = rows_per_block(hidden, bitwidth)
+            blocks[bitwidth] = tuple(
+                file.append(pack_block(weight[start : start + step], bitwidth), BLOCK_ALIGNMENT)
+                for start in range(0, len(weight), step)
+            )
+        file.append(b"", BLOCK_ALIGNMENT)
+        steps = {bitwidth: rows_per_block(hidden, bitwidth) for bitwidth in blocks}
+        self._vocabulary_head = VocabularyHead(len(weight), steps, blocks)
+
     def add_tokenizer(self, data: bytes) -> None:
         """Adds tokenizer.json as it is."""
         self._files[TOKENIZER_FILE].append(data)
@@ -165,6 +185,7 @@ class StoreWriter:
             resident=self._resident,
             row_tables=self._row_tables,
             templates=self._templates,
+            vocabulary_head=self._vocabulary_head,
         )
         data = dump_manifest(manifest)
         parse_manifest(data)  # what is written is what every reader accepts

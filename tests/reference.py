@@ -16,6 +16,7 @@ from host.head import Head
 from host.weights import LayerNorm, LayerWeights, Linear, Tables
 from shard_store.geometry import Activation, Geometry
 from shard_store.head import HeadActivation, HeadKind, Pooling
+from shard_store.layer_spec import NormPosition
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 LayerHook: TypeAlias = Callable[[int, LayerWeights], LayerWeights]
@@ -124,7 +125,7 @@ def run_layer(
     mask: npt.NDArray[np.integer],
     int8_activations: bool = False,
 ) -> Floats:
-    """One post-norm layer: hidden (batch, tokens, hidden), mask (batch, tokens) -> (batch, tokens, hidden)."""
+    """One bidirectional layer: hidden (batch, tokens, hidden), mask (batch, tokens) -> (batch, tokens, hidden)."""
 
     def apply(linear: Linear, x: Floats) -> Floats:
         x = round_to_int8(x) if int8_activations else x
@@ -134,11 +135,17 @@ def run_layer(
         batch, tokens, features = x.shape
         return x.reshape(batch, tokens, features // geometry.head_width, geometry.head_width).transpose(0, 2, 1, 3)
 
-    query, key, value = (heads(apply(linear, hidden)) for linear in (weights.query, weights.key, weights.value))
+    before = geometry.spec.norm_position is NormPosition.BEFORE
+    seen = layer_norm(hidden, weights.attention_norm, geometry.norm_eps) if before else hidden
+    query, key, value = (heads(apply(linear, seen)) for linear in (weights.query, weights.key, weights.value))
     scores = query @ key.transpose(0, 1, 3, 2) / np.float32(math.sqrt(geometry.head_width))
     scores = np.where(mask[:, None, None, :] != 0, scores, np.float32(-1e9))  # (batch, heads, tokens, tokens)
     context = (softmax(scores) @ value).transpose(0, 2, 1, 3)  # (batch, tokens, heads, head width)
     context = context.reshape(*hidden.shape[:2], -1)
+    if before:
+        attended = hidden + apply(weights.output, context)
+        inner = apply(weights.ffn_up, layer_norm(attended, weights.ffn_norm, geometry.norm_eps))
+        return attended + apply(weights.ffn_down, activate(inner, geometry.activation))
     attended = layer_norm(hidden + apply(weights.output, context), weights.attention_norm, geometry.norm_eps)
     inner = activate(apply(weights.ffn_up, attended), geometry.activation)
     return layer_norm(attended + apply(weights.ffn_down, inner), weights.ffn_norm, geometry.norm_eps)
@@ -163,7 +170,9 @@ def softmax(x: Floats) -> Floats:
 
 
 def activate(x: Floats, activation: Activation) -> Floats:
-    """GELU (Hendrycks and Gimpel 2016) exactly or by its tanh form, or ReLU."""
+    """GELU (Hendrycks and Gimpel 2016) exactly or by its tanh form, SiLU, or ReLU."""
+    if activation is Activation.SILU:
+        return as_float32(x / (1 + np.exp(-x)))
     if activation is Activation.RELU:
         return np.maximum(x, np.float32(0))
     if activation is Activation.GELU:

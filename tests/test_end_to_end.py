@@ -9,10 +9,12 @@ import httpx
 import numpy as np
 import pytest
 
-from device_agent.engine import Answer, Engine, EngineOptions
+from device_agent.engine import Engine, EngineOptions
+from device_agent.goal import NO_GOAL, Goal
 from device_agent.head import softmax
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan
+from device_agent.report import Answer
 from device_agent.text import Text
 from shard_store.reader import Store
 from tests.cli_runs import Sti
@@ -135,11 +137,12 @@ class WatchedEngine(Engine):
         inputs: Sequence[Text],
         plan: Plan | None = None,
         *,
+        goal: Goal = NO_GOAL,
         truncate: bool = False,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Answer:
         try:
-            return super().answer(inputs, plan, truncate=truncate, cancelled=cancelled)
+            return super().answer(inputs, plan, goal=goal, truncate=truncate, cancelled=cancelled)
         except Exception as error:
             self.ended.append(error)
             raise
@@ -154,3 +157,13 @@ def test_a_client_that_hangs_up_stops_a_real_run(golden_store: StoreOf) -> None:
         eventually(lambda: bool(engine.ended))
         assert isinstance(engine.ended[0], Cancelled)
         assert client.post("/v1/embeddings", json={"input": "cat", "bits": 2}).status_code == 200
+
+
+def test_the_agents_log_is_shown(sti: Sti, golden_store: StoreOf) -> None:
+    assert sti("agent", "logs").code == 1
+    assert sti("push", golden_store("bert-embedding")).code == 0
+    assert sti("infer", "the cat").code == 0
+    log = sti("agent", "logs").out
+    assert "POST /v1/embeddings" in log
+    assert sti("agent", "logs", "--lines", 1).out == log.splitlines(keepends=True)[-1]
+    assert sti("agent", "logs", "--follow").out == log  # no agent runs any more, so nothing follows

@@ -13,6 +13,7 @@ from host.graphs import WEIGHTS_ALIGNMENT, layer_templates, slot_name
 from host.transformer import LayerTensors, LayerTrace, Tensor, layer_forward
 from shard_store.errors import ExecutorError
 from shard_store.geometry import Activation, Geometry
+from shard_store.layer_spec import LayerSpec, NormPosition
 from shard_store.template import TemplateKind, pack_template, parse_template
 from tests.layers import filled_model, layer_payloads, random_hidden, random_layer, run_once, template_of
 from tests.reference import first_slices, run_layer
@@ -21,6 +22,7 @@ GEOMETRIES = {
     "4 slices of one head": Geometry(1, 32, 4, 48, 4, Activation.GELU, 1e-12),
     "2 slices of 3 heads": Geometry(1, 48, 6, 20, 2, Activation.GELU_TANH, 1e-5),
     "one slice": Geometry(1, 16, 2, 16, 1, Activation.RELU, 1e-12),
+    "norms before": Geometry(1, 48, 6, 20, 2, Activation.GELU, 1e-5, LayerSpec(NormPosition.BEFORE)),
     "a single head and neuron": Geometry(1, 8, 1, 1, 1, Activation.GELU, 1e-12),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from device_agent.layer_model import LAYER_TENSORS, SHARED_SCALES, LayerModel
+from device_agent.layer_model import SHARED_SCALES, LayerModel
 from device_agent.litert import Runtime
 from shard_store.codec import ShardView
 from shard_store.decoder import Decoder
@@ -80,7 +80,7 @@ def test_mixed_bits_share_a_matrix() -> None:
 def test_what_belongs_to_the_layer_goes_to_its_slots(kind: TemplateKind) -> None:
     payloads = payloads_at(8 if kind is TemplateKind.INT8 else 32)
     with closing(filled_model(template_of(GEOMETRY, 2, kind, SEQUENCE), GEOMETRY, payloads)) as model:
-        for name in (*LAYER_TENSORS, *(SHARED_SCALES if kind is TemplateKind.INT8 else ())):
+        for name in (*GEOMETRY.layer_tensors, *(SHARED_SCALES if kind is TemplateKind.INT8 else ())):
             np.testing.assert_array_equal(model.floats(name), payloads.tensors[name])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from device_agent import loading
 from device_agent.executor import ConstantExecutor, LayerHandle
-from device_agent.layer_model import LAYER_TENSORS, SHARED_SCALES, LayerFrame, LayerModel
+from device_agent.layer_model import SHARED_SCALES, LayerFrame, LayerModel
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource, LoadingAgent
 from device_agent.plan import LayerPlan, Residency
@@ -151,7 +151,7 @@ def test_a_sequence_without_a_template_is_a_plan_error(rig: Rig) -> None:
 def test_layer_tensors_are_those_of_the_layer(rig: Rig) -> None:
     tensors = rig.source.layer_tensors(1)
     assert tensors["output.bias"] is rig.source.resident_tensors["layer.1.output.bias"]
-    assert sorted(tensors) == sorted({*LAYER_TENSORS, *SHARED_SCALES})
+    assert sorted(tensors) == sorted({*rig.source.geometry.layer_tensors, *SHARED_SCALES})
 
 
 def test_real_layers_load_into_a_real_executor(golden_store: StoreOf) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from host.agent_session import agent_session, only_store, stores
+from host.agent_session import agent_session, only_store
 from host.local_device import LocalDevice
 from host.push import push
+from host.versions import store_names
 from shard_store.errors import DeviceError
 from tests.stores import write_store
 
@@ -91,9 +92,9 @@ def test_a_record_that_cannot_be_read_is_told(device: LocalDevice, content: str)
 
 def test_the_only_store_needs_no_name(device: LocalDevice, broken: str) -> None:
     assert only_store(device) == broken
-    for name in ("other", "other.new-1", "other.old"):
+    for name in ("other", ".other.new"):
         (device.root / "stores" / name).mkdir()
-    assert stores(device) == ["other", "small"]
+    assert store_names(device) == ["other", "small"]
     with pytest.raises(DeviceError, match=r"has 2 stores \(other, small\); name one with --store"):
         only_store(device)
 

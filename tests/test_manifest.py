@@ -69,7 +69,7 @@ def edit(path: str, value: object) -> Callable[[dict[str, Any]], None]:
     [
         ("format_version", 2, "format_version is 2, this program reads 1"),
         ("format_version", True, "format_version is True"),
-        ("family", "gpt2", "known are bert, distilbert, roberta"),
+        ("family", "mamba", "known are bert, distilbert, roberta"),
         ("family", "distilbert", "distilbert needs"),
         ("surprise", 1, "unknown field 'surprise'"),
         ("geometry/surprise", 1, "geometry: unknown field 'surprise'"),

@@ -1,13 +1,19 @@
-"""`sti agent start|stop|status`."""
+"""`sti agent start|stop|status|logs`."""
 
+import sys
+import time
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from host import display
+from host.agent_log import follow, last_lines
 from host.agent_session import only_store
 from host.client import AgentClient
 from host.commands.options import DeviceKind, DeviceOption, JsonOption, RootOption, device_of
+
+_FOLLOW_SECONDS = 0.5
 
 
 def start_command(
@@ -43,3 +49,25 @@ def status_command(
     if not as_json:
         display.print_fields(agent)
     (display.print_json if as_json else display.print_fields)(health)
+
+
+def logs_command(
+    *,
+    device: DeviceOption = DeviceKind.LOCAL,
+    root: RootOption = None,
+    lines: Annotated[int, typer.Option(min=0, help="How many of the last lines.")] = 100,
+    keep_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is logged from now on.")] = False,
+) -> None:
+    """Show what the agent last started has logged."""
+    target = device_of(device, root)
+    log = target.agent_log()
+    _write(last_lines(log, lines))
+    if keep_on:
+        with suppress(KeyboardInterrupt):
+            for part in follow(target, len(log), lambda: time.sleep(_FOLLOW_SECONDS)):
+                _write(part)
+
+
+def _write(part: bytes) -> None:
+    sys.stdout.write(part.decode("utf-8", "replace"))
+    sys.stdout.flush()

@@ -1,0 +1,43 @@
+"""A vision transformer, trained, against the outputs of the reference implementation."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device_agent.engine import Engine
+from shard_store.errors import RequestError
+from tests.images import digit, encoded
+from tests.packaging import package_quietly
+
+
+@pytest.fixture(scope="module")
+def store(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("vit") / "store"
+    return package_quietly(shared_models / "vit-mnist", out, sequences=(64,), bitwidths=(4, 8, 32))
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+def test_outputs_equal_the_reference_implementation(store: Path, bits: int, shared: Path) -> None:
+    golden = json.loads((shared / "models" / "vit-mnist" / "golden.json").read_text())["inputs"]
+    images = [encoded(digit(shared, entry["image_index"])) for entry in golden]
+    expected = np.asarray([entry["logits"] for entry in golden], np.float32)
+    with Engine(store) as engine:
+        found = np.stack(engine.classify_images(images, engine.uniform_plan(bits)).outputs)
+    assert found.argmax(axis=1).tolist() == expected.argmax(axis=1).tolist()
+    if bits == 32:
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_narrow_and_shallow_runs_streamed_as_resident(store: Path, shared: Path) -> None:
+    image = encoded(digit(shared, 3))
+    with Engine(store) as engine:
+        plan = engine.uniform_plan(4, layers=4, slices=3)
+        first, second = (engine.classify_images([image], plan).outputs[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_model_of_images_refuses_texts(store: Path) -> None:
+    with Engine(store) as engine, pytest.raises(RequestError, match="reads images, not texts; send PNG or JPEG"):
+        engine.answer(["three"])
