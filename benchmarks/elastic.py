@@ -1,7 +1,8 @@
 """The whole grid of `sti bench`: a real classifier and BERT-base's geometry, three flash speeds, two processor speeds.
 
 Run `python -m benchmarks.elastic --store STORE --data DEV.tsv --out DIR`. The store needs a profile. Nothing else
-should run on the machine meanwhile; the load that was found is in every result. A run that stopped goes on where it was.
+should run on the machine meanwhile; the load that was found is in every result. A run that stopped goes on where it
+was.
 """
 
 import argparse

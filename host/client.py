@@ -59,7 +59,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What ran for an answer. `wait_ms` is loading that execution could not hide."""
+    """What ran for an answer. `wait_ms` is loading that execution could not hide; `answer_ms` includes tokenising."""
 
     layers: int
     slices: int
@@ -74,6 +74,7 @@ class Run:
     execute_ms: float
     wait_ms: float
     total_ms: float
+    answer_ms: float
     budget_bytes: int
     model_peak_bytes: int
     process_peak_bytes: int
@@ -225,7 +226,8 @@ def _body(inputs: Sequence[Text], options: RunOptions | None) -> dict[str, objec
     """Fields that are left at None or False are left out, so that older agents understand all others."""
     options = options or RunOptions()
     values = {field.name: getattr(options, field.name) for field in fields(options)}
-    return {"input": list(inputs), **{name: value for name, value in values.items() if value not in (None, False)}}
+    given = {name: value for name, value in values.items() if value is not None and value is not False}
+    return {"input": list(inputs), **given}
 
 
 def _parse(response: httpx.Response, kind: type[T], url: str) -> T:

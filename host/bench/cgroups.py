@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -45,13 +45,13 @@ def limited(limits: Limits, disk: str | None, root: Path = ROOT) -> Iterator[Gro
     disk: MAJOR:MINOR of the whole disk, None if unknown.
     """
     with ExitStack() as stack:
-        folders: list[Path] = []
+        maker = _Maker(root, stack)
         read, cpu = limits.read_bytes_per_s, limits.cpu_percent
-        if read is not None and (disk is None or not _limit_reads(stack, folders, root, disk, read)):
+        if read is not None and not (disk and maker.limit_reads(disk, read)):
             read = None
-        if cpu is not None and not _limit_cpu(stack, folders, root, cpu):
+        if cpu is not None and not maker.limit_processor(cpu):
             cpu = None
-        yield Group(tuple(dict.fromkeys(folders)), Limits(read, cpu))
+        yield Group(tuple(dict.fromkeys(maker.folders)), Limits(read, cpu))
 
 
 def disk_of(path: Path, devices: Path = Path("/sys/dev/block")) -> str | None:
@@ -74,40 +74,46 @@ def quota_of(cpu_percent: float) -> tuple[int, int]:
     return _LEAST_QUOTA_US, round(_LEAST_QUOTA_US / cpu_percent * 100)
 
 
-def _limit_reads(stack: ExitStack, folders: list[Path], root: Path, disk: str, bytes_per_s: int) -> bool:
-    version1 = {"blkio.throttle.read_bps_device": f"{disk} {bytes_per_s}"}
-    return _make(stack, folders, root, "blkio", version1) or _make(
-        stack, folders, root, None, {"io.max": f"{disk} rbps={bytes_per_s}"}, controller="io"
-    )
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Makes groups below a root; the stack removes them."""
 
+    root: Path
+    stack: ExitStack
+    folders: list[Path] = field(default_factory=list)
 
-def _limit_cpu(stack: ExitStack, folders: list[Path], root: Path, cpu_percent: float) -> bool:
-    quota, period = quota_of(cpu_percent)
-    version1 = {"cpu.cfs_period_us": str(period), "cpu.cfs_quota_us": str(quota)}
-    return _make(stack, folders, root, "cpu", version1) or _make(
-        stack, folders, root, None, {"cpu.max": f"{quota} {period}"}, controller="cpu"
-    )
+    def limit_reads(self, disk: str, bytes_per_s: int) -> bool:
+        """Whether the kernel took it."""
+        version1 = {"blkio.throttle.read_bps_device": f"{disk} {bytes_per_s}"}
+        return self._version1("blkio", version1) or self._version2("io", {"io.max": f"{disk} rbps={bytes_per_s}"})
 
+    def limit_processor(self, percent: float) -> bool:
+        """Whether the kernel took it."""
+        quota, period = quota_of(percent)
+        version1 = {"cpu.cfs_period_us": str(period), "cpu.cfs_quota_us": str(quota)}
+        return self._version1("cpu", version1) or self._version2("cpu", {"cpu.max": f"{quota} {period}"})
 
-def _make(
-    stack: ExitStack, folders: list[Path], root: Path, hierarchy: str | None, values: dict[str, str],
-    controller: str = "",
-) -> bool:  # fmt: skip
-    top = root / hierarchy if hierarchy else root
-    folder = top / f"sti-bench-{os.getpid()}"
-    try:
-        if not (top / "cgroup.procs").exists():
+    def _version1(self, controller: str, values: dict[str, str]) -> bool:
+        return self._make(self.root / controller, values)
+
+    def _version2(self, controller: str, values: dict[str, str]) -> bool:
+        with suppress(OSError):  # then writing the value fails, too
+            (self.root / "cgroup.subtree_control").write_text(f"+{controller}")
+        return self._make(self.root, values)
+
+    def _make(self, top: Path, values: dict[str, str]) -> bool:
+        folder = top / f"sti-bench-{os.getpid()}"
+        try:
+            if not (top / "cgroup.procs").exists():
+                return False
+            folder.mkdir(exist_ok=True)
+            self.stack.callback(_remove, folder)
+            for name, value in values.items():
+                (folder / name).write_text(value)
+        except OSError:
             return False
-        if not hierarchy:
-            (top / "cgroup.subtree_control").write_text(f"+{controller}")
-        folder.mkdir(exist_ok=True)
-        stack.callback(_remove, folder)
-        for name, value in values.items():
-            (folder / name).write_text(value)
-    except OSError:
-        return False
-    folders.append(folder)
-    return True
+        self.folders.append(folder)
+        return True
 
 
 def _remove(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from device_agent.plan import Plan
@@ -64,7 +65,7 @@ class Job:
         found = [self.records.known(name, CellRecord) for name in names]
         if None in found:
             with self.phone.cold(setting, self.costs_path(setting), self._agent_bytes(facts)) as session:
-                self._probe(session, facts).prime()
+                self._probe(session).prime()
                 for index, (target, method) in enumerate(cells):
                     self.progress(f"{setting.name} {target:g} ms {method.name}", index, len(cells))
                     if found[index] is None:
@@ -73,7 +74,7 @@ class Job:
         return [record for record in found if record]
 
     def _cell(self, session: Session, setting: Setting, facts: Facts, target_ms: float, method: Method) -> CellRecord:
-        probe = self._probe(session, facts)
+        probe = self._probe(session)
         if method == STI:
             timed = probe.elastic(target_ms, self.memory_bytes(facts))
         else:
@@ -83,9 +84,9 @@ class Job:
             predicted_loss=timed.predicted_loss, reason=timed.reason, plans=timed.plans, samples=timed.samples,
         )  # fmt: skip
 
-    def _probe(self, session: Session, facts: Facts) -> Probe:
+    def _probe(self, session: Session) -> Probe:
         subject = self.subject
-        return Probe(session, subject.timed, subject.classifies, facts.costs.pass_ms, self.options.repeats)
+        return Probe(session, subject.timed, subject.classifies, self.options.repeats)
 
     def _agent_bytes(self, facts: Facts) -> int:
         return int(most_bytes(facts, self.subject.sequence) * _ROOM) + _ROOM_BYTES
@@ -103,7 +104,7 @@ class Job:
                 continue
             some = facts[keys[missing[0]][0].setting]
             with self.phone.warm(cpu_percent, self._agent_bytes(some)) as session:
-                probe = self._probe(session, some)
+                probe = self._probe(session)
                 for index, key in enumerate(missing):
                     self.progress(f"warm, processor at {cpu_percent:g} %", index, len(missing))
                     record = WarmRecord(cpu_percent, probe.times_ms(keys[key][1]))
@@ -122,13 +123,13 @@ class Job:
             texts = len(self.subject.data.texts)
             with self.phone.warm(100, self._agent_bytes(facts), _ACCURACY_THREADS) as session:
                 for index, key in enumerate(missing):
-                    done = index * texts
-                    record = accuracy(
-                        session, self.subject, plans[key],
-                        lambda more, done=done: self.progress("accuracy", done + more, len(missing) * texts),
-                    )  # fmt: skip
+                    step = partial(self._accuracy_step, index * texts, len(missing) * texts)
+                    record = accuracy(session, self.subject, plans[key], step)
                     found[key] = self.records.keep(names[key], record)
         return found
+
+    def _accuracy_step(self, before: int, total: int, done: int) -> None:
+        self.progress("accuracy", before + done, total)
 
 
 def _kept(plan: Plan) -> int:

@@ -29,12 +29,11 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One agent and the texts that it is asked, in turn. pass_ms: of an answer, beyond its layers."""
+    """One agent and the texts that it is asked, in turn."""
 
     session: Session
     texts: Sequence[Text]
     classifies: bool
-    pass_ms: float
     repeats: int
 
     def prime(self) -> None:
@@ -45,9 +44,7 @@ class Probe:
 
     def elastic(self, target_ms: float, memory_bytes: int) -> Timed:
         """Requests with a target, which the agent plans for."""
-        options = RunOptions(
-            target_ms=target_ms, memory_mb=memory_bytes / (1 << 20), show_plan=True, truncate=True
-        )
+        options = RunOptions(target_ms=target_ms, memory_mb=memory_bytes / (1 << 20), show_plan=True, truncate=True)
         self._warm_up(options, pause_s=0.1 + 3 * target_ms / 1e3)  # in a pause the agent loads what is to stay
         runs = self._runs(options)
         last = runs[-1]
@@ -58,9 +55,7 @@ class Probe:
             plan = parse_plan(document)
             if plan not in plans:
                 plans.append(plan)
-            samples.append(
-                self._sample(run, plans.index(plan), run.predicted_ms or 0.0, run.predicted_peak_bytes or 0)
-            )
+            samples.append(self._sample(run, plans.index(plan), run.predicted_ms or 0.0, run.predicted_peak_bytes or 0))
         return Timed(tuple(plans), tuple(samples), last.predicted_loss or 0.0, last.reason)
 
     def planned(self, baseline: Baseline) -> Timed:
@@ -70,14 +65,16 @@ class Probe:
         samples = [
             self._sample(run, 0, baseline.predicted_ms, baseline.predicted_peak_bytes) for run in self._runs(options)
         ]
-        reason = None if baseline.fits else f"no submodel is predicted within the target; the fastest is {_shape(baseline)}"
+        reason = (
+            None if baseline.fits else f"no submodel is predicted within the target; the fastest is {_shape(baseline)}"
+        )
         return Timed((baseline.plan,), tuple(samples), baseline.predicted_loss, reason)
 
     def times_ms(self, plan: Plan) -> tuple[float, ...]:
         """Answers of a plan, without predictions."""
         options = RunOptions(plan=plan_document(plan), truncate=True)
         self._warm_up(options)
-        return tuple(self._measured_ms(run) for run in self._runs(options))
+        return tuple(run.answer_ms for run in self._runs(options))
 
     def _warm_up(self, options: RunOptions, pause_s: float = 0.0) -> None:
         for text in islice(cycle(self.texts), WARM_UP):
@@ -99,9 +96,6 @@ class Probe:
         assert isinstance(text, str)
         return self.session.client.embed([text], options).sti
 
-    def _measured_ms(self, run: Run) -> float:
-        return run.measured_ms if run.measured_ms is not None else run.total_ms + self.pass_ms
-
     def _sample(self, run: Run, plan: int, predicted_ms: float, predicted_peak_bytes: int) -> Sample:
         phases: dict[str, Any] = {
             name: value for name, value in asdict(run).items()
@@ -110,7 +104,7 @@ class Probe:
         return Sample(
             plan=plan,
             predicted_ms=predicted_ms,
-            measured_ms=self._measured_ms(run),
+            measured_ms=run.answer_ms,
             predicted_peak_bytes=predicted_peak_bytes,
             process_growth_bytes=run.process_peak_bytes - self.session.idle_bytes,
             **phases,

@@ -114,6 +114,7 @@ def conditions(facts: Facts, target_ms: float, sequence: int) -> Conditions:
 
 def _binds(facts: Facts, bits: int, target_ms: float, sequence: int) -> bool:
     """Whether some submodel computes in time, and a better one than any that can also be streamed."""
+
     def least_loss(kind: MethodKind) -> float:
         found = plan_baseline(facts, Method(kind, bits), target_ms, sequence)
         return found.predicted_loss if found.fits else np.inf
@@ -122,7 +123,7 @@ def _binds(facts: Facts, bits: int, target_ms: float, sequence: int) -> bool:
 
 
 def row_of(
-    cell: CellRecord, model: str, facts: Facts, sequence: int,
+    cell: CellRecord, model: str, sequence: int, *, facts: Facts,
     warm: Mapping[tuple[float, str], WarmRecord], accuracies: Mapping[str, AccuracyRecord],
 ) -> Row:  # fmt: skip
     """Sum a cell up."""

@@ -47,7 +47,10 @@ def bench(store_path: Path, data_path: Path, out: Path, options: BenchOptions, p
     warm = job.warm(cells, facts)
     accuracies = job.accuracies(cells, some)
     model = subject.manifest.description.model
-    rows = tuple(row_of(cell, model, facts[cell.setting], subject.sequence, warm, accuracies) for cell in cells)
+    rows = tuple(
+        row_of(cell, model, subject.sequence, facts=facts[cell.setting], warm=warm, accuracies=accuracies)
+        for cell in cells
+    )
     result = BenchResult(
         model=model,
         sequence=subject.sequence,
@@ -68,7 +71,9 @@ def _check_identity(records: Records, store_path: Path, data_path: Path, options
     """Records of another store, other data or other options must not be mixed in."""
     now = Identity(_sha256(store_path / MANIFEST_FILE), _sha256(data_path), options)
     if records.once("bench", Identity, lambda: now) != now:
-        raise DataError(f"{records.folder}: records of another store, other data or other options; choose another --out")
+        raise DataError(
+            f"{records.folder}: records of another store, other data or other options; choose another --out"
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -33,7 +33,7 @@ class Setting:
 
 
 def default_targets(facts: Facts, sequence: int, count: int = TARGETS) -> tuple[float, ...]:
-    """Targets in ms from barely one layer at the lowest bitwidth to the whole model streamed at the best on the lattice.
+    """Targets in ms, from barely one layer at the lowest bitwidth to the whole model streamed at the lattice's best.
 
     Evenly spaced in their ratios, and rounded to two digits upwards.
     """

@@ -36,7 +36,7 @@ def _cells(row: Row) -> list[str]:
 def print_verdict(verdict: Verdict) -> None:
     """What a reader looks for first."""
     lines = [
-        f"mean gain over the best baseline that does not preload, where IO binds: {_points(verdict.mean_gain_io_binds)}",
+        f"mean gain over the best that does not preload, where IO binds: {_points(verdict.mean_gain_io_binds)}",
         f"the same where it binds even at 8 bits: {_points(verdict.mean_gain_io_binds_8)}",
         f"predictions of STI: {_predictions(verdict.sti)}",
         f"predictions of all methods: {_predictions(verdict.all_methods)}",

@@ -12,9 +12,13 @@ from host.bench.settings import CPU_PERCENT, FLASH_MB_S, TARGETS
 from host.bench.show import print_result
 from host.commands.options import DeviceKind, DeviceOption, JsonOption, StoreArgument
 
+_FLASH = ",".join(f"{speed:g}" for speed in FLASH_MB_S)
+_CPU = ",".join(f"{quota:g}" for quota in CPU_PERCENT)
+
 
 def bench_command(
     store: StoreArgument,
+    *,
     data: Annotated[Path, typer.Option(metavar="FILE", help="Texts with labels: text, a tab, a number.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for results; a bench that stopped goes on there.")],
     targets: Annotated[
@@ -23,10 +27,10 @@ def bench_command(
     ] = None,
     flash_mb_s: Annotated[
         str, typer.Option("--flash-mb-s", metavar="MB,...", help="Speeds of the emulated flash.")
-    ] = ",".join(f"{speed:g}" for speed in FLASH_MB_S),
+    ] = _FLASH,
     cpu_quota: Annotated[
         str, typer.Option("--cpu-quota", metavar="%,...", help="Percent of one core that the agent may use.")
-    ] = ",".join(f"{quota:g}" for quota in CPU_PERCENT),
+    ] = _CPU,
     memory_mb: Annotated[
         float | None,
         typer.Option(metavar="MIB", help="Memory of STI (default: a tenth of the model's, if a layer streams in it)."),
