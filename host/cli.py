@@ -5,6 +5,7 @@ from typing import NoReturn
 
 import typer
 
+from host.commands.adapt import adapt_command
 from host.commands.agent import logs_command, start_command, status_command, stop_command
 from host.commands.doctor import doctor_command
 from host.commands.infer import infer_command
@@ -17,6 +18,7 @@ app = typer.Typer(
     name="sti", help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )  # fmt: skip
+app.command("adapt")(adapt_command)
 app.command("package")(package_command)
 app.command("inspect")(inspect_command)
 app.command("push")(push_command)
