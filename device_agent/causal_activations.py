@@ -41,7 +41,7 @@ class CausalActivations:
     The graphs treat every token alone, so tokens of different texts share a run; attention goes text by text.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self, runtime: Runtime, geometry: Geometry, slices: int, sequence: int,
         segments: Sequence[Segment], frequencies: Floats | None,
     ) -> None:  # fmt: skip

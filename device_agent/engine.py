@@ -1,8 +1,9 @@
 """One model, ready to answer: tokenise, embed, run the pipeline, apply the head, report what ran."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
@@ -12,7 +13,10 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.causal_model import CausalModel, Parts
+from device_agent.completion import GenerateOptions
 from device_agent.executor import Activations
+from device_agent.generator import Generated, Generator
 from device_agent.head import apply_head
 from device_agent.image import open_encoder
 from device_agent.inplace import ExecutorChoice, choose_executor
@@ -23,6 +27,7 @@ from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Pass, Pipeline
 from device_agent.plan import Plan, default_bitwidth, uniform_plan
 from device_agent.process_memory import default_budget_bytes, process_memory, restart_peak
+from device_agent.prompt import PromptEncoder
 from device_agent.text import Encoder, Text, Tokens
 from shard_store.errors import RequestError
 from shard_store.manifest import Manifest
@@ -73,8 +78,15 @@ class Answer:
     report: RunReport
 
 
+_GREEDY = GenerateOptions()
+
+
 def _never() -> bool:
     return False
+
+
+def _ignore(_piece: str) -> None:
+    """Nobody listens."""
 
 
 class Engine:
@@ -85,6 +97,7 @@ class Engine:
         self.store = Store.open(store_path)
         self.budget_bytes = self.options.budget_bytes or default_budget_bytes()
         self.ledger = Ledger()
+        self._closing = ExitStack()
         self._lock = Lock()
         self._runtime = Runtime(self.options.threads)
         self._reader = ShardReader(self.store, self.options.direct, self.options.throttle_bytes_per_s)
@@ -140,6 +153,37 @@ class Engine:
     ) -> Answer:
         """Answer PNG or JPEG files, each with logits (labels,). Raises as `answer` does."""
         return self.answer(cast(Sequence[Text], images), plan, cancelled=cancelled)  # the encoder tells them apart
+
+    def generate(
+        self, prompt: str, options: GenerateOptions = _GREEDY, plan: Plan | None = None, *,
+        cancelled: Callable[[], bool] = _never, tell: Callable[[str], None] = _ignore,
+    ) -> Generated:  # fmt: skip
+        """Continue a prompt; `tell` gets the text piece by piece. Raises as `answer` does, and BudgetError."""
+        plan = plan or self.uniform_plan()
+        plan.check(self.manifest)
+        with self._lock:
+            restart_peak()
+            self.ledger.restart()
+            return self.generator.generate(self.prompts.encode(prompt), options, plan, cancelled, tell)
+
+    @property
+    def prompts(self) -> PromptEncoder:
+        """The tokenizer of a model that generates text. Raises RequestError for any other model."""
+        if not isinstance(self._encoder, PromptEncoder):
+            raise RequestError(f"model {self.manifest.description.model} generates no text")
+        return self._encoder
+
+    @cached_property
+    def generator(self) -> Generator:
+        """For a caller that holds the engine alone. Raises RequestError for a model that generates no text."""
+        parts = Parts(
+            self._source, self._reader, self._pipeline, self._runtime, self.ledger, self.footprint,
+            lambda: self.budget_bytes,
+        )  # fmt: skip
+        model = CausalModel(parts, self.prompts)
+        self._closing.callback(model.close)
+        generation = self.manifest.description.generation
+        return Generator(model, self.prompts, generation.end_tokens if generation else ())
 
     def _batches(self, plan: Plan, tokens: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
         """Inputs of the same sequence bucket together, as many as the budget lets share a pass: (sequence, indices)."""
@@ -216,6 +260,7 @@ class Engine:
     def close(self) -> None:
         """Free everything that the model holds, and close the store."""
         with self._lock:
+            self._closing.close()
             self._pipeline.close()
             self._runtime.close()
             self._reader.close()

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from shard_store.errors import PlanError
 from shard_store.geometry import EXACT_BITWIDTH
 from shard_store.reader import ShardReader, Store
-from shard_store.vocabulary_head import VocabularyHead, unpack_block
+from shard_store.span import Span
+from shard_store.vocabulary_head import unpack_block
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -97,7 +98,7 @@ class VocabularyReader:
         try:
             launch()
             for number in range(len(self._blocks(bitwidth))):
-                if kept := self._kept.get((bitwidth, number)):
+                if (kept := self._kept.get((bitwidth, number))) is not None:
                     yield number, kept
                     continue
                 block = flight.pop(number).result()
@@ -105,9 +106,10 @@ class VocabularyReader:
                 yield number, block
         finally:
             for future in flight.values():
-                future.cancel() or future.exception()
+                if not future.cancel():
+                    future.exception()  # its buffer is in use until it ends
 
-    def _blocks(self, bitwidth: int) -> "tuple[Span, ...]":
+    def _blocks(self, bitwidth: int) -> tuple[Span, ...]:
         if bitwidth not in self._head.blocks:
             raise PlanError(f"the store has no head at {bitwidth} bits; package that bitwidth")
         return self._head.blocks[bitwidth]
