@@ -54,9 +54,9 @@ class PromptEncoder:
         """Always raises RequestError."""
         raise RequestError(f"model {self._description.model} generates text; ask it for a completion")
 
-    def sample(self) -> Tokens:
+    def sample(self) -> Input:
         """Always raises RequestError: targets are for answers, not for texts of any length."""
-        raise RequestError(f"model {self._description.model} generates text, which cannot be planned for a target")
+        raise RequestError(f"model {self._description.model} generates text, which is not planned for a target")
 
     def bucket(self, tokens: Tokens) -> int:
         """Never asked."""
