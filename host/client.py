@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +23,10 @@ class RunOptions:
     bits: int | None = None
     layers: int | None = None
     slices: int | None = None
+    target_ms: float | None = None  # instead of the three: the planner chooses
+    memory_mb: float | None = None  # cap of this run
+    plan: dict[str, Any] | None = None  # a whole plan, as docs/plan.md has it
+    show_plan: bool = False
     truncate: bool = False
 
 
@@ -73,6 +77,14 @@ class Run:
     budget_bytes: int
     model_peak_bytes: int
     process_peak_bytes: int
+    target_ms: float | None = None  # this and all below: of answers with a target
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+    met: bool | None = None
+    reason: str | None = None
+    predicted_loss: float | None = None
+    predicted_peak_bytes: int | None = None
+    plans: tuple[dict[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +153,11 @@ class _ModelList:
 
 
 @dataclass(frozen=True, slots=True)
+class _Budget:
+    memory_mb: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Error:
     message: str
     type: str
@@ -182,6 +199,10 @@ class AgentClient:
     def model(self) -> Model:
         """The model that is loaded."""
         return self._ask("GET", "/v1/models", _ModelList).data[0]
+
+    def set_budget(self, memory_mb: float) -> None:
+        """Change the memory budget of the agent's model."""
+        self._ask("PUT", "/v1/budget", _Budget, {"memory_mb": memory_mb})
 
     def embed(self, texts: Sequence[str], options: RunOptions | None = None) -> Embeddings:
         """One embedding per text."""
