@@ -294,6 +294,7 @@ class Engine:
             sequences=tuple(sorted({run.job.sequence for run in runs})),
             passes=len(runs),
             times=times,
+            answer_ms=watch.elapsed_ms,
             budget_bytes=runs[-1].job.budget_bytes,
             model_peak_bytes=self.ledger.peak_bytes,
             process_peak_bytes=process_memory().peak_resident_bytes,

@@ -1,7 +1,7 @@
 """Talks to an agent over HTTP."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -23,11 +23,11 @@ class RunOptions:
     bits: int | None = None
     layers: int | None = None
     slices: int | None = None
-    target_ms: float | None = None  # instead of the three: the planner chooses
-    memory_mb: float | None = None  # cap of this run
-    plan: dict[str, Any] | None = None  # a whole plan, as docs/plan.md has it
-    show_plan: bool = False
     truncate: bool = False
+    plan: Mapping[str, Any] | None = None  # a plan document, see docs/plan.md
+    target_ms: float | None = None  # instead of all the above: the planner chooses
+    memory_mb: float | None = None  # cap of this run
+    show_plan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What ran for an answer. `wait_ms` is loading that execution could not hide."""
+    """What ran for an answer. `wait_ms` is loading that execution could not hide; `answer_ms` includes tokenising."""
 
     layers: int
     slices: int
@@ -74,17 +74,18 @@ class Run:
     execute_ms: float
     wait_ms: float
     total_ms: float
+    answer_ms: float
     budget_bytes: int
     model_peak_bytes: int
     process_peak_bytes: int
-    target_ms: float | None = None  # this and all below: of answers with a target
+    target_ms: float | None = None  # this and those below: of answers with a target
     predicted_ms: float | None = None
     measured_ms: float | None = None
     met: bool | None = None
     reason: str | None = None
     predicted_loss: float | None = None
     predicted_peak_bytes: int | None = None
-    plans: tuple[dict[str, Any], ...] | None = None
+    plans: tuple[Mapping[str, Any], ...] | None = None  # of each pass, if asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,10 @@ class AgentClient:
 
 
 def _body(inputs: Sequence[Text], options: RunOptions | None) -> dict[str, object]:
-    given = {name: value for name, value in asdict(options or RunOptions()).items() if value is not None}
+    """Fields that are left at None or False are left out, so that older agents understand all others."""
+    options = options or RunOptions()
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    given = {name: value for name, value in values.items() if value is not None and value is not False}
     return {"input": list(inputs), **given}
 
 

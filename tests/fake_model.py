@@ -133,5 +133,5 @@ def _report(plan: Plan, tokens: Sequence[Tokens], goal: Goal) -> RunReport:
     return RunReport(
         layers=len(plan.layers), slices=plan.slices, bits=plan.bitwidths, resident_layers=1,
         tokens=sum(map(len, tokens)), sequences=(16,), passes=1, times=PhaseTimes(1.0, 2.0, 3.0, 4.0, 5.0),
-        budget_bytes=1000, model_peak_bytes=900, process_peak_bytes=5000, plans=(plan,), outcome=outcome,
+        budget_bytes=1000, model_peak_bytes=900, process_peak_bytes=5000, plans=(plan,), outcome=outcome, answer_ms=6.0,
     )  # fmt: skip

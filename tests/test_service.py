@@ -201,7 +201,7 @@ def test_every_answer_reports_its_run(embedding_client: httpx.Client) -> None:
     assert embedding_client.post("/v1/embeddings", json={"input": "a b"}).json()["sti"] == {
         "layers": 2, "slices": 4, "bits": [8], "resident_layers": 1, "executor": "constant",
         "passes": 1, "sequences": [16], "tokens": 2,
-        "read_ms": 1.0, "prepare_ms": 2.0, "execute_ms": 3.0, "wait_ms": 4.0, "total_ms": 5.0,
+        "read_ms": 1.0, "prepare_ms": 2.0, "execute_ms": 3.0, "wait_ms": 4.0, "total_ms": 5.0, "answer_ms": 6.0,
         "budget_bytes": 1000, "model_peak_bytes": 900, "process_peak_bytes": 5000,
     }  # fmt: skip
 

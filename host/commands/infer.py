@@ -33,7 +33,7 @@ def infer_command(
 ) -> None:
     """Ask a model. Without a running agent, one is started on the device and stopped again."""
     inputs: list[Text] = list(_pairs(texts)) if pair else list(texts)
-    options = RunOptions(bits, layers, slices, target_ms, memory_mb, truncate=truncate)
+    options = RunOptions(bits, layers, slices, truncate, target_ms=target_ms, memory_mb=memory_mb)
     if url:
         answer = _ask(url, inputs, options)
     else:
