@@ -42,7 +42,7 @@ from device_agent.report import Answer, RunReport
 from device_agent.runs import PlannedRuns, Run, Runs, TargetRuns
 from device_agent.store_facts import check_profile, store_facts, text_bytes
 from device_agent.text import Encoder, Text, Tokens
-from shard_store.errors import RequestError
+from shard_store.errors import BudgetError, RequestError
 from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store
 
@@ -185,7 +185,7 @@ class Engine:
         self, inputs: Sequence[Text], plan: Plan | None = None, *,
         goal: Goal = NO_GOAL, truncate: bool = False, cancelled: Callable[[], bool] = _never,
     ) -> Answer:  # fmt: skip
-        """Answer a batch: by a plan, or in time for a goal's target, or with the whole model.
+        """Answer a batch: by a plan, or in time for a goal's target, or with as much of the model as memory holds.
 
         Raises RequestError, PlanError, FormatError or Cancelled; the engine stays usable.
         """
@@ -273,12 +273,20 @@ class Engine:
 
     def _chooser(self, plan: Plan | None, goal: Goal, watch: Stopwatch, texts: int) -> Runs:
         budget_bytes = self._budget_of(goal)
-        if plan is None and goal.target_ms is not None:
+        if plan is None and (goal.target_ms is not None or not self._whole_fits(budget_bytes)):
             agents = self.options.loading_agents
             return TargetRuns(self.elastic, self._pipeline, watch, texts, budget_bytes, self._fit, agents)
         plan = plan or self.uniform_plan()
         plan.check(self.manifest)
         return PlannedRuns(plan, budget_bytes, self._fit)
+
+    def _whole_fits(self, budget_bytes: int) -> bool:
+        """Whether the whole model can run; without a profile there is nothing else, and the run will say so."""
+        try:
+            self._fit(self.uniform_plan(), max(self.manifest.description.sequences), 1, budget_bytes)
+        except BudgetError:
+            return self.manifest.profile is None
+        return True
 
     def _budget_of(self, goal: Goal) -> int:
         if goal.memory_bytes is not None and goal.memory_bytes > self.budget_bytes:
@@ -335,7 +343,7 @@ class Engine:
             process_peak_bytes=process_memory().peak_resident_bytes,
             executor=self._source.executor.name,
             plans=tuple(run.job.plan for run in runs),
-            outcome=outcome_of(watch.target_ms, promises, watch.elapsed_ms) if promises else None,
+            outcome=outcome_of(watch.target_ms, promises, watch.elapsed_ms) if watch.limited else None,
         )
 
     def close(self) -> None:
