@@ -54,6 +54,7 @@ class PromptEncoder:
         """Always raises RequestError."""
         raise RequestError(f"model {self._description.model} generates text; ask it for a completion")
 
+    @property
     def sample(self) -> Input:
         """Always raises RequestError: targets are for answers, not for texts of any length."""
         raise RequestError(f"model {self._description.model} generates text, which is not planned for a target")
