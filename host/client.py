@@ -25,8 +25,8 @@ class RunOptions:
     slices: int | None = None
     truncate: bool = False
     plan: Mapping[str, Any] | None = None  # a plan document, see docs/plan.md
-    target_ms: float | None = None
-    memory_mb: float | None = None
+    target_ms: float | None = None  # instead of all the above: the planner chooses
+    memory_mb: float | None = None  # cap of this run
     show_plan: bool = False
 
 
@@ -154,6 +154,11 @@ class _ModelList:
 
 
 @dataclass(frozen=True, slots=True)
+class _Budget:
+    memory_mb: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Error:
     message: str
     type: str
@@ -195,6 +200,10 @@ class AgentClient:
     def model(self) -> Model:
         """The model that is loaded."""
         return self._ask("GET", "/v1/models", _ModelList).data[0]
+
+    def set_budget(self, memory_mb: float) -> None:
+        """Change the memory budget of the agent's model."""
+        self._ask("PUT", "/v1/budget", _Budget, {"memory_mb": memory_mb})
 
     def embed(self, texts: Sequence[str], options: RunOptions | None = None) -> Embeddings:
         """One embedding per text."""

@@ -27,13 +27,17 @@ def infer_command(
     bits: Annotated[int | None, typer.Option(help="Bitwidth of every shard.")] = None,
     layers: Annotated[int | None, typer.Option(help="How many of the layers, from the bottom.")] = None,
     slices: Annotated[int | None, typer.Option(help="How many slices of every layer.")] = None,
+    target_ms: Annotated[
+        float | None, typer.Option(help="Time in which to answer: the planner chooses layers, slices and bitwidths.")
+    ] = None,
+    memory_mb: Annotated[float | None, typer.Option(help="Memory that this run may take, in MiB.")] = None,
     pair: Annotated[bool, typer.Option("--pair", help="Take the texts two by two.")] = False,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut off what is too long.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a model. Without a running agent, one is started on the device and stopped again."""
     inputs: list[Text] = list(_pairs(texts)) if pair else list(texts)
-    options = RunOptions(bits, layers, slices, truncate)
+    options = RunOptions(bits, layers, slices, truncate, target_ms=target_ms, memory_mb=memory_mb)
     if url:
         answer = _ask(url, inputs, options)
     else:
