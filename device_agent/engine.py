@@ -129,6 +129,8 @@ class Engine:
             self._check_budget(budget_bytes)
             self.budget_bytes = budget_bytes
             self._pipeline.shrink(budget_bytes)
+            if "generator" in vars(self):
+                self.generator.model.trim()
             self._wanted = None
 
     def _check_budget(self, budget_bytes: int) -> None:
