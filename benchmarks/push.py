@@ -2,9 +2,9 @@
 
     python -m benchmarks.push [--megabytes 1000] [--rounds 5] [--json]
 
-Needs root and .ci/install-phone. The two take turns, so that a busy machine disturbs both; the medians are compared. Two
-rates of ours: the transfer alone, which is what `adb push` does, and all that makes a push: every file hashed on the
-device, compared and renamed.
+Needs root and .ci/install-phone. The two take turns, so that a busy machine disturbs both; the medians are compared.
+Two rates of ours: the transfer alone, which is what `adb push` does, and all that makes a push: every file hashed
+on the device, compared and renamed.
 """
 
 import argparse
@@ -146,8 +146,10 @@ def _peak_bytes() -> int:
 def _line(rates: PushRates) -> str:
     return (
         f"{rates.files} files, {rates.total_mb:.0f} MB, median of {rates.rounds}: "
-        f"adb push {rates.adb_mb_per_s:.0f} MB/s, ours {rates.transfer_mb_per_s:.0f} MB/s ({rates.transfer_ratio:.2f}), verified on the device "
-        f"{rates.landed_mb_per_s:.0f} MB/s ({rates.landed_ratio:.2f}); memory grew by {rates.grown_mb:.1f} MB"
+        f"adb push {rates.adb_mb_per_s:.0f} MB/s, "
+        f"ours {rates.transfer_mb_per_s:.0f} MB/s ({rates.transfer_ratio:.2f}), "
+        f"verified on the device {rates.landed_mb_per_s:.0f} MB/s ({rates.landed_ratio:.2f}); "
+        f"memory grew by {rates.grown_mb:.1f} MB"
     )
 
 

@@ -1,6 +1,7 @@
 """The files of a device: shell commands that toybox and coreutils both have, and the sync service for small files."""
 
 import posixpath
+import secrets
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,10 +32,11 @@ _REMEDIES = {
 # Debian's sha256sum does without the CPU's instructions for it, but openssl takes longer to start.
 _FASTER_HASH = "if command -v openssl > /dev/null; then sha256sum() { openssl dgst -sha256 -r; }; fi\n"
 _FEW = 8
-# A push that was cut off may have left its `cat` behind, with data still to write.
+# A push that was cut off may have left its `cat` behind, with data still to write, and files on their way.
 _QUIET = """
+rm -rf ./.incoming-*
 for fd in /proc/[0-9]*/fd/1; do
-  for part in ./*.part; do
+  for part in ./*.part ./.[!.]*.part; do
     if [ -e "$part" ] && [ "$fd" -ef "$part" ]; then
       pid=${fd#/proc/}; pid=${pid%%/*}; kill -9 "$pid"
       n=0; while [ -e "/proc/$pid/fd/1" ] && [ $n -lt 50 ]; do n=$((n + 1)); sleep 0.1; done
@@ -42,6 +44,13 @@ for fd in /proc/[0-9]*/fd/1; do
   done
 done
 true
+"""
+_INCOMING = ".incoming-"
+_MOVE_UP = """
+for file in ./* ./.[!.]* ./..?*; do
+  if [ -e "$file" ]; then set -- "$@" "$file"; fi
+done
+mv -f "$@" .. && rmdir "$PWD"
 """
 
 
@@ -105,17 +114,26 @@ class AdbFiles:
             done = put(group, done, sent)
 
     def _put_small(self, transfers: Sequence[Transfer], done: int, sent: Sent) -> int:
+        """Send files to a folder of their own, then move them where they belong.
+
+        A sync session whose connection broke removes, when adbd notices, the file that it was writing: by then another
+        session may have written one of that name.
+        """
+        parent = posixpath.dirname(transfers[0].path)
+        incoming = posixpath.join(parent, _INCOMING + secrets.token_hex(4))
         with self._renewed():
             session = SyncSession(self.line.connection().open("sync:"))
             try:
                 for transfer in transfers:
-                    done += session.send(transfer.source, self._full(transfer.path))
+                    target = posixpath.join(incoming, posixpath.basename(transfer.path))
+                    done += session.send(transfer.source, self._full(target))
                     sent(done)
                 session.finish()
             except Refusal as error:
                 raise self._refused("write", str(error)) from error
             finally:
                 session.close()
+        self._do(f"write {parent or self.folder}", "sh", f"cd {self.path(incoming)} || exit 1\n{_MOVE_UP}".encode())
         return done
 
     def _put_large(self, transfers: Sequence[Transfer], done: int, sent: Sent) -> int:
@@ -213,15 +231,16 @@ class AdbFiles:
 
 
 def _groups(transfers: Iterable[Transfer]) -> Iterator[tuple[bool, list[Transfer]]]:
-    """Runs of small files together, each large one alone."""
+    """Runs of small files of one folder together, each large one alone."""
     small: list[Transfer] = []
     for transfer in transfers:
-        if transfer.start == 0 and transfer.source.stat().st_size <= _SMALL_BYTES:
-            small.append(transfer)
-            continue
-        if small:
+        is_small = transfer.start == 0 and transfer.source.stat().st_size <= _SMALL_BYTES
+        if small and not (is_small and posixpath.dirname(transfer.path) == posixpath.dirname(small[0].path)):
             yield True, small
             small = []
-        yield False, [transfer]
+        if is_small:
+            small.append(transfer)
+        else:
+            yield False, [transfer]
     if small:
         yield True, small
