@@ -110,13 +110,14 @@ class ShardReader:
             raise ValueError(f"buffer has {buffer.nbytes} bytes, {len(keys)} shards need {needed}")
         payloads: list[memoryview] = []
         start = 0
+        asked_s = self._throttle.now() if self._throttle else 0.0
         for run in runs:
             part = buffer[start : start + run.nbytes]
             self._files[run.bitwidth].read_into(part, run.offset)
             payloads += [part[span.offset - run.offset : span.end - run.offset] for span in run.spans]
             start += run.nbytes
         if self._throttle:
-            self._throttle.spend(needed)
+            self._throttle.spend(needed, asked_s)
         for key, payload in zip(keys, payloads, strict=True):
             self._verify(key, payload)
         return payloads
