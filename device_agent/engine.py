@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,12 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.batches import Batch, batches
+from device_agent.causal_model import CausalModel, Parts
+from device_agent.completion import GenerateOptions
 from device_agent.costing.known import known_costs
 from device_agent.costing.measure import Progress, measure_costs
 from device_agent.costing.trials import EngineTrials
 from device_agent.costs import DeviceCosts
 from device_agent.elastic import Elastic
 from device_agent.executor import Activations
+from device_agent.generator import Generated, Generator
 from device_agent.goal import NO_GOAL, Goal
 from device_agent.head import apply_head
 from device_agent.image import open_encoder
@@ -34,6 +37,7 @@ from device_agent.plan import Plan, Residency, default_bitwidth, uniform_plan
 from device_agent.planning.ask import Ask
 from device_agent.process_memory import default_budget_bytes, process_memory, restart_peak
 from device_agent.promise import outcome_of
+from device_agent.prompt import PromptEncoder
 from device_agent.report import Answer, RunReport
 from device_agent.runs import PlannedRuns, Run, Runs, TargetRuns
 from device_agent.store_facts import check_profile, store_facts, text_bytes
@@ -66,8 +70,15 @@ def _log_progress(what: str, done: int, total: int) -> None:
     logger.info("measuring this device: %s (%d of %d)", what, done, total)
 
 
+_GREEDY = GenerateOptions()
+
+
 def _never() -> bool:
     return False
+
+
+def _ignore(_piece: str) -> None:
+    """Nobody listens."""
 
 
 class Engine:
@@ -78,6 +89,7 @@ class Engine:
         self.store = Store.open(store_path)
         self.budget_bytes = self.options.budget_bytes or default_budget_bytes()
         self.ledger = Ledger()
+        self._closing = ExitStack()
         self._lock = Lock()
         self._runtime = Runtime(self.options.threads)
         self._reader = ShardReader(self.store, self.options.direct, self.options.throttle_bytes_per_s)
@@ -203,6 +215,37 @@ class Engine:
         inputs = cast(Sequence[Text], images)  # the encoder tells them apart
         return self.answer(inputs, plan, goal=goal, cancelled=cancelled)
 
+    def generate(
+        self, prompt: str, options: GenerateOptions = _GREEDY, plan: Plan | None = None, *,
+        cancelled: Callable[[], bool] = _never, tell: Callable[[str], None] = _ignore,
+    ) -> Generated:  # fmt: skip
+        """Continue a prompt; `tell` gets the text piece by piece. Raises as `answer` does, and BudgetError."""
+        plan = plan or self.uniform_plan()
+        plan.check(self.manifest)
+        with self._lock:
+            restart_peak()
+            self.ledger.restart()
+            return self.generator.generate(self.prompts.encode(prompt), options, plan, cancelled, tell)
+
+    @property
+    def prompts(self) -> PromptEncoder:
+        """The tokenizer of a model that generates text. Raises RequestError for any other model."""
+        if not isinstance(self._encoder, PromptEncoder):
+            raise RequestError(f"model {self.manifest.description.model} generates no text")
+        return self._encoder
+
+    @cached_property
+    def generator(self) -> Generator:
+        """For a caller that holds the engine alone. Raises RequestError for a model that generates no text."""
+        parts = Parts(
+            self._source, self._reader, self._pipeline, self._runtime, self.ledger, self.footprint,
+            lambda: self.budget_bytes,
+        )  # fmt: skip
+        model = CausalModel(parts, self.prompts)
+        self._closing.callback(model.close)
+        generation = self.manifest.description.generation
+        return Generator(model, self.prompts, generation.end_tokens if generation else ())
+
     def _run(
         self, job: Pass, members: Sequence[int], tokens: Sequence[Tokens],
         outputs: list[npt.NDArray[np.float32]], cancelled: Callable[[], bool],
@@ -306,6 +349,7 @@ class Engine:
     def close(self) -> None:
         """Free everything that the model holds, and close the store."""
         with self._lock:
+            self._closing.close()
             self._pipeline.close()
             self._runtime.close()
             self._reader.close()

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from host import display
+from host.agent_device import LOCAL
 from host.bench.options import BenchOptions
 from host.bench.run import bench
 from host.bench.settings import CPU_PERCENT, FLASH_MB_S, TARGETS
 from host.bench.show import print_result
-from host.commands.options import DeviceKind, DeviceOption, JsonOption, StoreArgument
+from host.commands.options import JsonOption, StoreArgument, TargetOption
 
 _FLASH = ",".join(f"{speed:g}" for speed in FLASH_MB_S)
 _CPU = ",".join(f"{quota:g}" for quota in CPU_PERCENT)
@@ -35,12 +36,13 @@ def bench_command(
         float | None,
         typer.Option(metavar="MIB", help="Memory of STI (default: a tenth of the model's, if a layer streams in it)."),
     ] = None,
-    device: DeviceOption = DeviceKind.LOCAL,
+    device: TargetOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer targets, requests and texts.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure accuracy, latency and memory of STI and of its paper's baselines on emulated flash and processors."""
-    assert device is DeviceKind.LOCAL
+    if device not in {None, LOCAL}:
+        raise typer.BadParameter("benchmarks run on this machine only; on a device, run `sti-agent` there and ask it")
     options = BenchOptions(
         targets_ms=_numbers(targets) if targets else None,
         flash_mb_s=_numbers(flash_mb_s),

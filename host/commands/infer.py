@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 
 from host import display
+from host.adb.connection import Via
+from host.agent_device import LOCAL, DeviceChoice, agent_device
 from host.agent_session import agent_session
 from host.client import AgentClient, Classifications, Embeddings, RunOptions, Text
-from host.commands.options import DeviceKind, DeviceOption, JsonOption, RootOption, device_of
+from host.commands.options import JsonOption, PythonOption, RootOption, TargetOption, ViaOption
 from shard_store.errors import RequestError
 
 
@@ -15,8 +17,10 @@ def infer_command(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Texts to embed or classify.")],
     *,
     url: Annotated[str | None, typer.Option(help="Agent to ask, instead of a device's.")] = None,
-    device: DeviceOption = DeviceKind.LOCAL,
+    device: TargetOption = None,
+    via: ViaOption = Via.DIRECT,
     root: RootOption = None,
+    python: PythonOption = None,
     store: Annotated[
         str | None, typer.Option(metavar="NAME", help="Store on the device (default: its only one).")
     ] = None,
@@ -37,7 +41,8 @@ def infer_command(
     if url:
         answer = _ask(url, inputs, options)
     else:
-        with agent_session(device_of(device, root), store) as session_url:
+        choice = DeviceChoice(device or LOCAL, via, root, python)
+        with agent_device(choice) as target, agent_session(target, store) as session_url:
             answer = _ask(session_url, inputs, options)
     if as_json:
         display.print_json(answer)
