@@ -75,8 +75,9 @@ def _arena_bytes(geometry: Geometry, slices: int, sequence: int) -> int:
     """Intermediate tensors of a layer: the widest moment is either the attention scores or the FFN."""
     attention, ffn = geometry.slice_attention * slices, geometry.slice_ffn * slices
     heads = geometry.heads // geometry.slices * slices
-    scores = 2 * heads * sequence * sequence + 4 * sequence * attention
-    return 4 * (max(scores, 2 * sequence * ffn) + 4 * sequence * geometry.hidden)
+    scores = 0 if geometry.spec.causal else 2 * heads * sequence * sequence  # causal layers attend outside
+    inner = (3 if geometry.spec.gated else 2) * sequence * ffn
+    return 4 * (max(scores + 4 * sequence * attention, inner) + 4 * sequence * geometry.hidden)
 
 
 def fit_residency(plan: Plan, footprint: Footprint, budget_bytes: int) -> Plan:

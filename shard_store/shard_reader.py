@@ -115,11 +115,15 @@ class ShardReader:
             self._files[run.bitwidth].read_into(part, run.offset)
             payloads += [part[span.offset - run.offset : span.end - run.offset] for span in run.spans]
             start += run.nbytes
-        if self._throttle:
-            self._throttle.spend(needed)
+        self.spend(needed)
         for key, payload in zip(keys, payloads, strict=True):
             self._verify(key, payload)
         return payloads
+
+    def spend(self, nbytes: int) -> None:
+        """Wait as long as the emulated flash takes for this many bytes, also of other files."""
+        if self._throttle:
+            self._throttle.spend(nbytes)
 
     def _verify(self, key: ShardKey, payload: memoryview) -> None:
         with self._lock:
