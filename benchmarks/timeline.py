@@ -91,6 +91,10 @@ class NotedExecutor:
         self._begun[id(frame)] = start
         return frame
 
+    def warm(self, template: Template, geometry: Geometry) -> None:
+        """As the executor inside."""
+        self._inner.warm(template, geometry)
+
     def prepare(self, frame: LayerFrame) -> LayerHandle:
         """As the executor inside."""
         handle = self._inner.prepare(frame)

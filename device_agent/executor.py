@@ -88,6 +88,10 @@ class Executor(Protocol):
         """Free what is set aside and of no use for a pass of this plan."""
         ...
 
+    def warm(self, template: Template, geometry: Geometry) -> None:
+        """Set aside what the pass that has begun will need for layers that pass."""
+        ...
+
     def close(self) -> None:
         """Free what is set aside."""
         ...
@@ -123,6 +127,9 @@ class ConstantExecutor:
 
     def begin_pass(self, plan: Plan, sequence: int) -> None:
         """Nothing to do: nothing is ever set aside."""
+
+    def warm(self, template: Template, geometry: Geometry) -> None:
+        """Nothing to do: every layer is compiled on its own."""
 
     def close(self) -> None:
         """Nothing to do."""

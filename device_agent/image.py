@@ -51,6 +51,13 @@ class ImageEncoder:
         ids = np.arange(len(names))
         return Tokens(ids, np.zeros_like(ids), names, (None,) * len(names), patches)
 
+    @property
+    def sample(self) -> Input:
+        """A black picture."""
+        file = io.BytesIO()
+        Image.new("RGB", (self._image.width, self._image.height)).save(file, "PNG")
+        return file.getvalue()
+
     def bucket(self, tokens: Tokens) -> int:
         """The sequence length of the templates: there is only one."""
         return len(tokens)

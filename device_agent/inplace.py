@@ -109,6 +109,15 @@ class InPlaceExecutor:
             self._trim(fitting[:limit])
             self._limit = limit
 
+    def warm(self, template: Template, geometry: Geometry) -> None:
+        """Learn the packing, and make the frames that the pass will have in flight."""
+        while template.kind is TemplateKind.INT8 and len(self._spare) < self._limit:
+            frame = self._new_frame(template, geometry)
+            if frame is None:
+                return
+            with self._lock:
+                self._spare.append(frame)
+
     def close(self) -> None:
         """Free what is set aside."""
         with self._lock:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from device_agent.executor import Executor, LayerHandle
 from device_agent.layer_model import SHARED_SCALES, LayerFrame
-from device_agent.plan import LayerPlan, Residency
+from device_agent.plan import LayerPlan, Plan, Residency
 from shard_store.codec import ShardView
 from shard_store.decoder import Decoder
 from shard_store.geometry import ShardKey
@@ -74,6 +74,12 @@ class LayerSource:
         keys = layer.shards()
         nbytes = self.reader.buffer_bytes(keys)
         return Preloaded(tuple(self.reader.read(keys, aligned_buffer(nbytes))), nbytes)
+
+    def warm(self, plan: Plan, sequence: int) -> None:
+        """Get ready for the layers that pass: their first frames take longer than all later ones."""
+        passing = [layer for layer in plan.layers if layer.residency is not Residency.RESIDENT]
+        if passing:
+            self.executor.warm(self.template(passing[0], sequence), self.geometry)
 
     @cached_property
     def agent_bytes(self) -> int:

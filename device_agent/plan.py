@@ -151,9 +151,14 @@ def default_bitwidth(manifest: Manifest) -> int:
     return max(lattice) if lattice else EXACT_BITWIDTH
 
 
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON values, see docs/plan.md."""
+    return {"version": PLAN_VERSION, **asdict(plan)}
+
+
 def plan_to_json(plan: Plan) -> str:
-    """The plan as a file, see docs/plan.md."""
-    return json.dumps({"version": PLAN_VERSION, **asdict(plan)}, indent=1)
+    """The plan as a file."""
+    return json.dumps(plan_document(plan), indent=1)
 
 
 def read_plan(path: Path) -> Plan:

@@ -1,12 +1,16 @@
 """The JSON of the HTTP interface, in the shapes of OpenAI's API where it has one (docs/http.md)."""
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from device_agent.engine import RunReport
+from device_agent.goal import MAX_TARGET_MS
+from device_agent.plan import plan_document
+from device_agent.report import RunReport
 
 MAX_INPUTS = 2048
+MAX_MEMORY_MB = 1 << 20
 
 NonEmptyText = Annotated[str, Field(min_length=1)]
 TextPair = Annotated[list[NonEmptyText], Field(min_length=2, max_length=2)]
@@ -37,6 +41,9 @@ class RunOptions(BaseModel):
     layers: int | None = None
     slices: int | None = None
     plan: dict[str, Any] | None = None  # a document as device_agent.plan.parse_plan reads it
+    target_ms: Annotated[float, Field(gt=0, le=MAX_TARGET_MS)] | None = None
+    memory_mb: Annotated[float, Field(gt=0, le=MAX_MEMORY_MB)] | None = None
+    show_plan: bool = False
     truncate: bool = False
 
 
@@ -96,10 +103,20 @@ class RunSummary(BaseModel):
     budget_bytes: int
     model_peak_bytes: int
     process_peak_bytes: int
+    target_ms: float | None = None  # this and all below: of answers with a target
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+    met: bool | None = None
+    reason: str | None = None  # why the target cannot be met, and which can
+    predicted_loss: float | None = None
+    predicted_peak_bytes: int | None = None
+    plans: list[dict[str, Any]] | None = None  # of each pass, if asked for
 
     @classmethod
-    def of(cls, report: RunReport) -> "RunSummary":
+    def of(cls, report: RunReport, *, show_plan: bool = False) -> "RunSummary":
         """The report of an engine, flattened."""
+        outcome = report.outcome
+        promised = {} if outcome is None else {**asdict(outcome), "met": outcome.met}
         return cls(
             layers=report.layers, slices=report.slices, bits=list(report.bits),
             resident_layers=report.resident_layers, executor=report.executor, passes=report.passes,
@@ -108,6 +125,8 @@ class RunSummary(BaseModel):
             wait_ms=report.times.wait_ms, total_ms=report.times.total_ms,
             budget_bytes=report.budget_bytes, model_peak_bytes=report.model_peak_bytes,
             process_peak_bytes=report.process_peak_bytes,
+            plans=[plan_document(plan) for plan in report.plans] if show_plan else None,
+            **promised,
         )  # fmt: skip
 
 
@@ -200,6 +219,14 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class Budget(BaseModel):
+    """PUT /v1/budget, and its answer: the memory that the model may take from now on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    memory_mb: Annotated[float, Field(gt=0, le=MAX_MEMORY_MB)]
 
 
 class Health(BaseModel):

@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.answers import embedding_size
-from device_agent.engine import Answer, RunReport
+from device_agent.goal import NO_GOAL, Goal
 from device_agent.memory import Ledger
 from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan, uniform_plan
+from device_agent.report import Answer, RunReport
 from device_agent.text import Text, Tokens
+from shard_store.errors import BudgetError
 from shard_store.head import Head, HeadKind, Scores
 from shard_store.manifest import Manifest
 
@@ -48,6 +50,7 @@ class Call:
     inputs: tuple[Text, ...]
     plan: Plan
     truncate: bool
+    goal: Goal = NO_GOAL
 
 
 @dataclass
@@ -64,31 +67,43 @@ class FakeModel:
     release: Event = field(default_factory=Event)
     cancelled: Event = field(default_factory=Event)
     closed: Event = field(default_factory=Event)
+    settled: Event = field(default_factory=Event)
 
     def reset(self) -> None:
         """As new."""
         self.failure, self.hold, self.ledger = None, False, Ledger()
         self.calls.clear()
-        for event in (self.begun, self.release, self.cancelled, self.closed):
+        for event in (self.begun, self.release, self.cancelled, self.closed, self.settled):
             event.clear()
 
     def uniform_plan(self, bits: int | None = None, layers: int | None = None, slices: int | None = None) -> Plan:
         return uniform_plan(self.manifest, 8 if bits is None else bits, layers, slices)
 
-    def check(self, plan: Plan) -> None:
-        plan.check(self.manifest)
+    def ready(self, plan: Plan | None, goal: Goal) -> None:
+        if plan:
+            plan.check(self.manifest)
+
+    def set_budget(self, budget_bytes: int) -> None:
+        if budget_bytes < 100:
+            raise BudgetError(f"memory budget {budget_bytes} is too small")
+        self.budget_bytes = budget_bytes
+
+    def settle(self, interrupted: Callable[[], bool]) -> bool:
+        self.settled.set()
+        return not interrupted()
 
     def answer(
         self,
         inputs: Sequence[Text],
         plan: Plan | None = None,
         *,
+        goal: Goal = NO_GOAL,
         truncate: bool = False,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Answer:
-        assert plan is not None
+        plan = plan or self.uniform_plan()
         plan.check(self.manifest)
-        self.calls.append(Call(tuple(inputs), plan, truncate))
+        self.calls.append(Call(tuple(inputs), plan, truncate, goal))
         self.begun.set()
         if self.failure:
             raise self.failure

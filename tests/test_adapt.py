@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from host.adapt.adapt import DataFiles, adapt
 from host.adapt.options import AdaptOptions, LayerChoice, Precision
+from host.adapt.training_folder import TrainingFolder, settings_of
 from host.checkpoint import load_checkpoint
 from host.labelled_texts import LabelledTexts
 from host.quiet_tensorflow import tf
@@ -144,6 +145,14 @@ def test_other_data_or_another_checkpoint_do_not_continue(golden_models: Path, t
     data = write_examples(tmp_path, LabelledTexts(EXAMPLES.texts[::-1], EXAMPLES.labels))
     with pytest.raises(TrainingError, match="was started with training data"):
         adapt(str(golden_models / "bert-sequence"), DataFiles(data, data), tmp_path / "out", OPTIONS, lambda *_: None)
+
+
+def test_two_runs_do_not_share_a_folder(golden_models: Path, tmp_path: Path) -> None:
+    checkpoint, data = load_checkpoint(golden_models / "bert-sequence"), write_examples(tmp_path)
+    folder = TrainingFolder(tmp_path / "out", settings_of(checkpoint, data, OPTIONS))
+    with folder, pytest.raises(TrainingError, match="another run is at work"):
+        adapt_quietly(golden_models / "bert-sequence", tmp_path / "out")
+    adapt_quietly(golden_models / "bert-sequence", tmp_path / "out")
 
 
 def test_a_damaged_state_is_named(golden_models: Path, tmp_path: Path) -> None:

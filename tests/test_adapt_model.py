@@ -16,6 +16,7 @@ from host.adapt.options import Precision
 from host.adapt.trained_weights import read_weights, trained_weights
 from host.checkpoint import Checkpoint, load_checkpoint
 from host.embedder import Embedder
+from host.labelled_texts import LabelledTexts
 from host.quiet_tensorflow import tf
 from host.weights import Linear
 from tests.adapting import EXAMPLES, classifier_of, source_of
@@ -173,6 +174,15 @@ def test_texts_are_cut_and_padded(bert: Checkpoint) -> None:
     batch = source.batch(range(6))
     assert batch.hidden.shape == (6, 5, 32)
     np.testing.assert_array_equal(np.asarray(batch.mask)[:, 0, 0] == 0, np.asarray(batch.real) == 1)
+
+
+def test_pairs_carry_their_token_types(bert: Checkpoint) -> None:
+    data = LabelledTexts((("the cat", "a dull mat"), ("good", "bad")), (0, 1))
+    source = BatchSource(bert, Embedder.of(bert), data, 16)
+    found = logits(classifier_of(bert), source.batch([0]), 2, (0, 1))
+    tokens = source._tokens[0]
+    assert tokens.types.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    np.testing.assert_allclose(found, reference_forward(bert, tokens.ids[None], tokens.types[None]).output, atol=1e-5)
 
 
 def test_the_optimizer_equals_its_formula() -> None:

@@ -77,29 +77,27 @@ def adapt(source: str, files: DataFiles, out: Path, options: AdaptOptions, progr
     labels = _labels(checkpoint, train_texts)
     _check(train_texts, files.train, labels, options.batch)
     _check(dev_texts, files.dev, labels, 1)
-    folder = TrainingFolder(out, settings_of(checkpoint, files.train, options))
-    folder.open()
-
-    progress("tokenize", 0, 1)
     embedder = Embedder.of(checkpoint)
-    run = _Run(options, BatchSource(checkpoint, embedder, train_texts, options.max_tokens), folder.path, progress)
-    if checkpoint.head.kind is HeadKind.EMBEDDING:
-        checkpoint = _fine_tune(checkpoint, labels, run)
-    teacher = _classifier(checkpoint, read_weights(checkpoint), options, checkpoint.head.pooling or Pooling.CLS)
-    weights = trained_weights(_make_elastic(checkpoint, teacher, choices, run))
+    with TrainingFolder(out, settings_of(checkpoint, files.train, options)) as folder:
+        progress("tokenize", 0, 1)
+        data = BatchSource(checkpoint, embedder, train_texts, options.max_tokens)
+        run = _Run(options, data, folder.path, progress)
+        if checkpoint.head.kind is HeadKind.EMBEDDING:
+            checkpoint = _fine_tune(checkpoint, labels, run)
+        teacher = _classifier(checkpoint, read_weights(checkpoint), options, checkpoint.head.pooling or Pooling.CLS)
+        weights = trained_weights(_make_elastic(checkpoint, teacher, choices, run))
 
-    pooling = _pooling(checkpoint, options)
-    exact = replace(options, precision=Precision.FLOAT32)
-    dev = BatchSource(checkpoint, embedder, dev_texts, options.max_tokens)
-    submodels = measure_accuracy(
-        _classifier(checkpoint, weights, exact, pooling), dev, choices, range(1, geometry.slices + 1),
-        lambda done: progress("accuracy of every submodel", done, geometry.slices),
-    )  # fmt: skip
-    (whole,) = measure_accuracy(teacher, dev, choices[-1:], [geometry.slices])
-    first = choices == AdaptOptions().choices(geometry.layers)
-    stated = None if first else [list(choice) for choice in choices]
-    write_classifier(checkpoint, weights, out, labels=labels, pooling=pooling, elastic_layers=stated)
-    folder.remove()
+        pooling = _pooling(checkpoint, options)
+        exact = replace(options, precision=Precision.FLOAT32)
+        dev = BatchSource(checkpoint, embedder, dev_texts, options.max_tokens)
+        submodels = measure_accuracy(
+            _classifier(checkpoint, weights, exact, pooling), dev, choices, range(1, geometry.slices + 1),
+            lambda done: progress("accuracy of every submodel", done, geometry.slices),
+        )  # fmt: skip
+        (whole,) = measure_accuracy(teacher, dev, choices[-1:], [geometry.slices])
+        stated = None if choices == AdaptOptions().choices(geometry.layers) else choices
+        write_classifier(checkpoint, weights, out, labels=labels, pooling=pooling, elastic_layers=stated)
+        folder.remove()
     return AdaptReport(
         out, geometry.layers, geometry.slices, options.steps, options.precision.resolved(), pooling,
         len(train_texts.texts), len(dev_texts.texts), time.monotonic() - started, whole.accuracy, submodels,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from host.adapt.model import ClassifierWeights
+from host.adapt.options import LayerChoice
 from host.adapt.saved_state import sync
 from host.checkpoint import Checkpoint, load_checkpoint
 from host.families import EMBEDDING_NORM, POSITION_TABLE, TOKEN_TYPE_TABLE, WORD_TABLE, LayerNames
@@ -36,7 +37,7 @@ def check_absent(out: Path) -> None:
 
 def write_classifier(
     checkpoint: Checkpoint, weights: ClassifierWeights, out: Path, *, labels: tuple[str, ...], pooling: Pooling,
-    elastic_layers: list[list[int]] | None = None,
+    elastic_layers: tuple[LayerChoice, ...] | None = None,
 ) -> None:  # fmt: skip
     """The checkpoint with these weights instead of its own, and a head for the labels; the embeddings stay.
 
@@ -61,7 +62,7 @@ def write_classifier(
 
 
 def _config(
-    checkpoint: Checkpoint, labels: tuple[str, ...], pooling: Pooling, elastic_layers: list[list[int]] | None
+    checkpoint: Checkpoint, labels: tuple[str, ...], pooling: Pooling, elastic_layers: tuple[LayerChoice, ...] | None
 ) -> Mapping[str, object]:
     config: dict[str, object] = json.loads((checkpoint.folder / "config.json").read_text("utf-8"))
     config.pop("elastic_layers", None)

@@ -1,6 +1,8 @@
 """The folder beside the output that holds an unfinished training, and what it was started with."""
 
+import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,20 +22,39 @@ _MODEL_FILES = ("*.safetensors", "config.json", "tokenizer.json")
 
 
 class TrainingFolder:
-    """Made at the first start, found again by a rerun, removed when the output is in place."""
+    """Made at the first start, found again by a rerun, removed when the output is in place. One run at a time has it.
+
+    Raises:
+        TrainingError: on entry, if another run is at work in it or it was started with other settings (one is named).
+    """
 
     def __init__(self, out: Path, settings: Mapping[str, str]) -> None:
         self.path = out.with_name(f"{out.name}.training")
         self._settings = settings
+        self._lock = -1
 
-    def open(self) -> None:
-        """Make the folder, or check that it is of this training.
-
-        Raises:
-            TrainingError: it was started with other settings (the first is named).
-        """
-        file = self.path / _SETTINGS_FILE
+    def __enter__(self) -> "TrainingFolder":
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            self._claim()
+            self._compare()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    def _claim(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"{self.path}: another run is at work; wait for it or give another --out") from None
+
+    def _compare(self) -> None:
+        file = self.path / _SETTINGS_FILE
         if not file.exists():
             partial = file.with_suffix(".partial")
             partial.write_bytes(_ADAPTER.dump_json(dict(self._settings), indent=2))
