@@ -15,7 +15,8 @@ from shard_store.errors import PlanError
 
 MOST_AGENTS = 4  # that are tried: flash is saturated, or the processor busy, long before
 MOST_AHEAD = 3  # layers in flight beyond one for each agent
-MOST_STATES = 24  # kept of each step of the search
+MOST_STATES = 16  # kept of each step of the search
+_TIE_MS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +100,23 @@ def plan_exact(
     Layers are kept ready to run, or, smaller by their intermediate tensors, as stored: those are only prepared again.
 
     agents: None to choose; lanes: how many layers can be prepared at the same time beside execution. Raises BudgetError
-    if not even one layer at a time fits. Of equally quick ways, the one with the least memory.
+    if not even one layer at a time fits. Of equally quick ways, the one with the fewest agents and layers in flight.
     """
     if len(times) != len(plan.layers):
         raise PlanError(f"plan: times of {len(times)} layers given, the plan has {len(plan.layers)}")
     alone = _Shape(agents or 1, 1, Residency.RESIDENT)
     check_budget(alone.plan(plan, [Residency.STREAMED] * len(times)), footprint, budget_bytes)
-    ways: list[ExactPlan] = []
+    best: ExactPlan | None = None
     for shape in _shapes(len(times), agents):
         most = _most_kept(plan, footprint, budget_bytes, shape)
-        if most is not None:
-            found = _best_choice(times, most, shape, lanes)
+        if most is None or (best and _bound_ms(times, most) > best.makespan_ms - _TIE_MS):
+            continue
+        found = _best_choice(times, most, shape, lanes)
+        if best is None or found.executed < best.makespan_ms - _TIE_MS:
             chosen = shape.plan(plan, found.choice)
-            ways.append(ExactPlan(chosen, found.executed, footprint.peak_bytes(chosen)))
-    return min(ways, key=lambda way: (round(way.makespan_ms, 6), way.peak_bytes))
+            best = ExactPlan(chosen, found.executed, footprint.peak_bytes(chosen))
+    assert best is not None
+    return best
 
 
 def simulate(times: Sequence[LayerTimes], plan: Plan, lanes: int = 1) -> float:
@@ -158,6 +162,12 @@ def _most_kept(plan: Plan, footprint: Footprint, budget_bytes: int, shape: _Shap
         return footprint.peak_bytes(shape.plan(plan, choice)) <= budget_bytes
 
     return next((kept for kept in range(count, -1, -1) if fits(kept)), None)
+
+
+def _bound_ms(times: Sequence[LayerTimes], kept: int) -> float:
+    """No pass that keeps so many layers is quicker."""
+    reads = sorted(layer.read_ms for layer in times)
+    return max(sum(layer.execute_ms for layer in times), sum(reads[: len(reads) - kept]))
 
 
 def _best_choice(times: Sequence[LayerTimes], kept: int, shape: _Shape, lanes: int) -> _State:
