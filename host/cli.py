@@ -8,6 +8,7 @@ import typer
 from host.commands.adapt import adapt_command
 from host.commands.agent import logs_command, start_command, status_command, stop_command
 from host.commands.doctor import doctor_command
+from host.commands.forward import forward_command
 from host.commands.infer import infer_command
 from host.commands.inspect import inspect_command
 from host.commands.package import package_command
@@ -22,6 +23,7 @@ app.command("adapt")(adapt_command)
 app.command("package")(package_command)
 app.command("inspect")(inspect_command)
 app.command("push")(push_command)
+app.command("forward")(forward_command)
 app.command("infer")(infer_command)
 app.command("doctor")(doctor_command)
 

@@ -6,8 +6,12 @@ from typing import Annotated
 
 import typer
 
+from host.adb.connection import Via
+from host.adb.files import DEFAULT_FOLDER
 from host.device import Device
+from host.device_spec import DeviceSpec
 from host.local_device import LocalDevice
+from shard_store.errors import DeviceError
 
 
 class DeviceKind(str, Enum):
@@ -20,8 +24,13 @@ StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 DeviceOption = Annotated[DeviceKind, typer.Option(help="Kind of device.")]
 RootOption = Annotated[
-    Path | None, typer.Option(help="Folder of the local device (default: $STI_HOME, or sti in the user's data folder).")
+    Path | None,
+    typer.Option(
+        help="Folder of the device (default: $STI_HOME or sti in the user's data folder if local, "
+        f"{DEFAULT_FOLDER} by ADB)."
+    ),
 ]
+ViaOption = Annotated[Via, typer.Option(help="Speak to devices directly, or through the adb program's server.")]
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -30,6 +39,14 @@ def numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 2,4,8") from None
+
+
+def parse_device(text: str) -> DeviceSpec:
+    """What follows --device."""
+    try:
+        return DeviceSpec.parse(text)
+    except DeviceError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def device_of(kind: DeviceKind, root: Path | None) -> Device:
