@@ -128,15 +128,18 @@ def simulate(times: Sequence[LayerTimes], plan: Plan, lanes: int = 1) -> float:
 
 
 def layer_times(
-    plan: Plan, costs: DeviceCosts, stored_bytes: Sequence[int], reads: Sequence[int], sequence: int
+    plan: Plan, costs: DeviceCosts, sizes: Sequence[tuple[int, int]], sequence: int, texts: int = 1
 ) -> tuple[LayerTimes, ...]:
-    """A device's measured costs, for each layer of a plan. Raises CostsError for what was not measured."""
+    """A device's measured costs, for each layer of a plan. Raises CostsError for what was not measured.
+
+    sizes: bytes as stored, and the number of reads that fetch them.
+    """
 
     def one(layer: LayerPlan, nbytes: int, count: int) -> LayerTimes:
-        execute_ms = costs.execute_ms(layer.kind, len(layer.bitwidths), sequence, loading=True)
+        execute_ms = texts * costs.execute_ms(layer.kind, len(layer.bitwidths), sequence, loading=True)
         return LayerTimes(costs.read.ms(nbytes, count), costs.prepare_ms(layer.bitwidths), execute_ms)
 
-    return tuple(map(one, plan.layers, stored_bytes, reads))
+    return tuple(one(layer, *size) for layer, size in zip(plan.layers, sizes, strict=True))
 
 
 def _shapes(layers: int, agents: int | None) -> Iterator[_Shape]:

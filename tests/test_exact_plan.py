@@ -161,6 +161,7 @@ def test_times_come_from_the_costs_of_the_device() -> None:
         {TemplateKind.INT8: {64: (3.0, 4.0)}}, 2.0, 0.0,
     )  # fmt: skip
     plan = Plan((LayerPlan(0, (8, 8)),))
-    assert layer_times(plan, costs, [100], [3], 64) == (LayerTimes(11.5, 5.0, 8.0),)
+    assert layer_times(plan, costs, [(100, 3)], 64) == (LayerTimes(11.5, 5.0, 8.0),)
+    assert layer_times(plan, costs, [(100, 3)], 64, texts=4)[0].execute_ms == 32.0
     with pytest.raises(CostsError):
-        layer_times(replace(plan, layers=(LayerPlan(0, (4, 4)),)), costs, [100], [3], 64)
+        layer_times(replace(plan, layers=(LayerPlan(0, (4, 4)),)), costs, [(100, 3)], 64)
