@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.batches import Batch, batches
+from device_agent.causal_model import CausalModel, Parts
+from device_agent.completion import GenerateOptions
 from device_agent.costing.known import known_costs
 from device_agent.costing.measure import Progress, measure_costs
 from device_agent.costing.trials import EngineTrials
@@ -23,6 +25,7 @@ from device_agent.costs import DeviceCosts
 from device_agent.elastic import Elastic
 from device_agent.exact_plan import layer_times, plan_exact
 from device_agent.executor import Activations
+from device_agent.generator import Generated, Generator
 from device_agent.goal import NO_GOAL, Goal
 from device_agent.head import apply_head
 from device_agent.image import open_encoder
@@ -36,11 +39,12 @@ from device_agent.plan import Plan, Residency, default_bitwidth, uniform_plan
 from device_agent.planning.ask import Ask
 from device_agent.process_memory import default_budget_bytes, process_memory, restart_peak
 from device_agent.promise import outcome_of
+from device_agent.prompt import PromptEncoder
 from device_agent.report import Answer, RunReport
 from device_agent.runs import PlannedRuns, Run, Runs, TargetRuns
 from device_agent.store_facts import check_profile, store_facts, text_bytes
 from device_agent.text import Encoder, Text, Tokens
-from shard_store.errors import RequestError
+from shard_store.errors import BudgetError, RequestError
 from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store
 from shard_store.template import TemplateKind
@@ -70,8 +74,15 @@ def _log_progress(what: str, done: int, total: int) -> None:
     logger.info("measuring this device: %s (%d of %d)", what, done, total)
 
 
+_GREEDY = GenerateOptions()
+
+
 def _never() -> bool:
     return False
+
+
+def _ignore(_piece: str) -> None:
+    """Nobody listens."""
 
 
 class Engine:
@@ -82,6 +93,7 @@ class Engine:
         self.store = Store.open(store_path)
         self.budget_bytes = self.options.budget_bytes or default_budget_bytes()
         self.ledger = Ledger()
+        self._closing = ExitStack()
         self._lock = Lock()
         self._runtime = Runtime(self.options.threads)
         self._reader = ShardReader(self.store, self.options.direct, self.options.throttle_bytes_per_s)
@@ -134,7 +146,7 @@ class Engine:
     def elastic(self) -> Elastic:
         """The planner for targets. Raises PlanError for a store without a profile; measures the device if need be."""
         check_profile(self.manifest)
-        return Elastic(store_facts(self._source, self.costs, self._fixed_bytes))
+        return Elastic(store_facts(self.store, self.costs))
 
     @cached_property
     def costs(self) -> DeviceCosts:
@@ -181,7 +193,7 @@ class Engine:
         self, inputs: Sequence[Text], plan: Plan | None = None, *,
         goal: Goal = NO_GOAL, truncate: bool = False, cancelled: Callable[[], bool] = _never,
     ) -> Answer:  # fmt: skip
-        """Answer a batch: by a plan, or in time for a goal's target, or with the whole model.
+        """Answer a batch: by a plan, or in time for a goal's target, or with as much of the model as memory holds.
 
         Raises RequestError, PlanError, FormatError or Cancelled; the engine stays usable.
         """
@@ -210,6 +222,37 @@ class Engine:
         """Answer PNG or JPEG files, each with logits (labels,). Raises as `answer` does."""
         inputs = cast(Sequence[Text], images)  # the encoder tells them apart
         return self.answer(inputs, plan, goal=goal, cancelled=cancelled)
+
+    def generate(
+        self, prompt: str, options: GenerateOptions = _GREEDY, plan: Plan | None = None, *,
+        cancelled: Callable[[], bool] = _never, tell: Callable[[str], None] = _ignore,
+    ) -> Generated:  # fmt: skip
+        """Continue a prompt; `tell` gets the text piece by piece. Raises as `answer` does, and BudgetError."""
+        plan = plan or self.uniform_plan()
+        plan.check(self.manifest)
+        with self._lock:
+            restart_peak()
+            self.ledger.restart()
+            return self.generator.generate(self.prompts.encode(prompt), options, plan, cancelled, tell)
+
+    @property
+    def prompts(self) -> PromptEncoder:
+        """The tokenizer of a model that generates text. Raises RequestError for any other model."""
+        if not isinstance(self._encoder, PromptEncoder):
+            raise RequestError(f"model {self.manifest.description.model} generates no text")
+        return self._encoder
+
+    @cached_property
+    def generator(self) -> Generator:
+        """For a caller that holds the engine alone. Raises RequestError for a model that generates no text."""
+        parts = Parts(
+            self._source, self._reader, self._pipeline, self._runtime, self.ledger, self.footprint,
+            lambda: self.budget_bytes,
+        )  # fmt: skip
+        model = CausalModel(parts, self.prompts)
+        self._closing.callback(model.close)
+        generation = self.manifest.description.generation
+        return Generator(model, self.prompts, generation.end_tokens if generation else ())
 
     def _run(
         self, job: Pass, members: Sequence[int], tokens: Sequence[Tokens],
@@ -254,12 +297,20 @@ class Engine:
 
     def _chooser(self, plan: Plan | None, goal: Goal, watch: Stopwatch, texts: int) -> Runs:
         budget_bytes = self._budget_of(goal)
-        if plan is None and goal.target_ms is not None:
+        if plan is None and (goal.target_ms is not None or not self._whole_fits(budget_bytes)):
             agents = self.options.loading_agents
             return TargetRuns(self.elastic, self._pipeline, watch, texts, budget_bytes, self._fit, agents)
         plan = plan or self.uniform_plan()
         plan.check(self.manifest)
         return PlannedRuns(plan, budget_bytes, self._fit)
+
+    def _whole_fits(self, budget_bytes: int) -> bool:
+        """Whether the whole model can run; without a profile there is nothing else, and the run will say so."""
+        try:
+            self._fit(self.uniform_plan(), max(self.manifest.description.sequences), 1, budget_bytes)
+        except BudgetError:
+            return self.manifest.profile is None
+        return True
 
     def _budget_of(self, goal: Goal) -> int:
         if goal.memory_bytes is not None and goal.memory_bytes > self.budget_bytes:
@@ -318,17 +369,19 @@ class Engine:
             sequences=tuple(sorted({run.job.sequence for run in runs})),
             passes=len(runs),
             times=times,
+            answer_ms=watch.elapsed_ms,
             budget_bytes=runs[-1].job.budget_bytes,
             model_peak_bytes=self.ledger.peak_bytes,
             process_peak_bytes=process_memory().peak_resident_bytes,
             executor=self._source.executor.name,
             plans=tuple(run.job.plan for run in runs),
-            outcome=outcome_of(watch.target_ms, promises, watch.elapsed_ms) if promises else None,
+            outcome=outcome_of(watch.target_ms, promises, watch.elapsed_ms) if watch.limited else None,
         )
 
     def close(self) -> None:
         """Free everything that the model holds, and close the store."""
         with self._lock:
+            self._closing.close()
             self._pipeline.close()
             self._runtime.close()
             self._reader.close()

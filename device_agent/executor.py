@@ -45,6 +45,11 @@ class Activations:
         states: npt.NDArray[np.float32] = self.current.array[0]
         return states
 
+    def through(self, compiled: CompiledModel) -> None:
+        """Take the text through the next layer."""
+        compiled.run((self.current, self.mask), (self.following,))
+        self.advance()
+
     def advance(self) -> None:
         """The output becomes the next input."""
         self._states.reverse()
@@ -53,6 +58,14 @@ class Activations:
         """Release the runtime's views."""
         for tensor in (*self._states, self.mask):
             tensor.close()
+
+
+class Passenger(Protocol):
+    """What travels through the layers: `Activations`, or those of a decoder."""
+
+    def through(self, compiled: CompiledModel) -> None:
+        """Run the next layer."""
+        ...
 
 
 class Executor(Protocol):
@@ -80,7 +93,7 @@ class Executor(Protocol):
         """Make a filled layer ready to run."""
         ...
 
-    def run(self, handle: LayerHandle, batch: Sequence[Activations]) -> None:
+    def run(self, handle: LayerHandle, batch: Sequence[Passenger]) -> None:
         """Take every text of the batch through the layer."""
         ...
 
@@ -122,11 +135,10 @@ class ConstantExecutor:
         """Compile. The GIL is free meanwhile."""
         return LayerHandle(frame, frame.compile(self.runtime))
 
-    def run(self, handle: LayerHandle, batch: Sequence[Activations]) -> None:
+    def run(self, handle: LayerHandle, batch: Sequence[Passenger]) -> None:
         """Run the layer over each text. The GIL is free meanwhile."""
         for activations in batch:
-            handle.compiled.run((activations.current, activations.mask), (activations.following,))
-            activations.advance()
+            activations.through(handle.compiled)
 
     def release(self, handle: LayerHandle) -> None:
         """Free packed weights, arena and constants."""

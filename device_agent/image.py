@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from device_agent.executor import Activations
+from device_agent.prompt import PromptEncoder
 from device_agent.text import Encoder, Input, TextEncoder, Tokens
 from shard_store.errors import RequestError
 from shard_store.image_input import ImageInput, Resampling
@@ -97,6 +98,8 @@ def read_pixels(data: bytes, image: ImageInput, name: str) -> npt.NDArray[np.flo
 
 
 def open_encoder(store: Store, tensors: Mapping[str, npt.NDArray[np.float32]]) -> Encoder:
-    """What reads a model's inputs: images or texts."""
+    """What reads a model's inputs: images, prompts, or texts to be answered."""
     image = store.manifest.description.image
+    if store.manifest.description.generation is not None:
+        return PromptEncoder(store)
     return TextEncoder(store, tensors) if image is None else ImageEncoder(store, tensors, image)

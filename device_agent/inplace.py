@@ -11,7 +11,7 @@ from enum import Enum
 from threading import Lock
 from typing import TypeAlias
 
-from device_agent.executor import Activations, ConstantExecutor, Executor, LayerHandle
+from device_agent.executor import ConstantExecutor, Executor, LayerHandle, Passenger
 from device_agent.inplace_frame import InPlaceFrame
 from device_agent.layer_model import LayerFrame
 from device_agent.layout_probe import probe_layout
@@ -90,7 +90,7 @@ class InPlaceExecutor:
         """Compile, or finish what was written in place."""
         return self._ordinary.prepare(frame)
 
-    def run(self, handle: LayerHandle, batch: Sequence[Activations]) -> None:
+    def run(self, handle: LayerHandle, batch: Sequence[Passenger]) -> None:
         """Run the layer over each text. The GIL is free meanwhile."""
         self._ordinary.run(handle, batch)
 

@@ -14,6 +14,7 @@ from device_agent.plan import LayerPlan, Plan, Residency
 from shard_store.codec import ShardView
 from shard_store.decoder import Decoder
 from shard_store.geometry import ShardKey
+from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store, aligned_buffer
 from shard_store.template import Template
 
@@ -83,11 +84,15 @@ class LayerSource:
 
     @cached_property
     def agent_bytes(self) -> int:
-        """Memory that one loading agent holds for itself: a read buffer and decoding scratch."""
-        manifest = self.store.manifest
-        spans = (span for layers in manifest.shards.values() for layer in layers for span in layer)
-        largest = max(span.nbytes for span in spans) + 2 * PAGE_BYTES
-        return max(READ_BYTES, largest) + Decoder(self.geometry).scratch_bytes
+        """Memory that one loading agent holds for itself."""
+        return agent_bytes(self.store.manifest)
+
+
+def agent_bytes(manifest: Manifest) -> int:
+    """Memory that one loading agent holds for itself: a read buffer and decoding scratch."""
+    spans = (span for layers in manifest.shards.values() for layer in layers for span in layer)
+    largest = max(span.nbytes for span in spans) + 2 * PAGE_BYTES
+    return max(READ_BYTES, largest) + Decoder(manifest.geometry).scratch_bytes
 
 
 class LoadingAgent:

@@ -94,6 +94,9 @@ def _arena_bytes(geometry: Geometry, slices: int, sequence: int) -> int:
     """
     attention, ffn = geometry.slice_attention * slices, geometry.slice_ffn * slices
     heads = geometry.heads // geometry.slices * slices
+    if geometry.spec.causal or geometry.spec.gated:  # causal layers attend outside
+        inner = (3 if geometry.spec.gated else 2) * sequence * ffn
+        return 4 * (max(4 * sequence * attention, inner) + 4 * sequence * geometry.hidden)
     scores = heads * sequence * sequence + 4 * sequence * attention
     widest = 4 * max(scores, sequence * ffn * 5 // 4 + 2 * sequence * geometry.hidden)
     return widest * 9 // 8  # runtimes differ in what they place side by side

@@ -62,6 +62,11 @@ class Stopwatch:
         return math.inf if self._target_ms is None else self._target_ms
 
     @property
+    def limited(self) -> bool:
+        """Whether there is a target."""
+        return self._target_ms is not None
+
+    @property
     def elapsed_ms(self) -> float:
         """Since the answer began."""
         return (time.perf_counter() - self._started) * 1e3

@@ -11,7 +11,7 @@ from functools import partial
 
 from device_agent.admission import Admission
 from device_agent.crew import Crew, Flight, Load
-from device_agent.executor import Activations
+from device_agent.executor import Passenger
 from device_agent.loading import LayerSource, LoadedLayer, LoadingAgent, Preloaded
 from device_agent.memory import Footprint, LayerFootprint, Ledger
 from device_agent.phases import PhaseClock, PhaseTimes
@@ -71,7 +71,7 @@ class Pipeline:
         self._preloaded: dict[LayerPlan, Preloaded] = {}
         self._set_aside_bytes = 0
 
-    def run(self, job: Pass, batch: Sequence[Activations], cancelled: Callable[[], bool]) -> PhaseTimes:
+    def run(self, job: Pass, batch: Sequence[Passenger], cancelled: Callable[[], bool]) -> PhaseTimes:
         """Take the batch through all layers: load ahead, wait, execute, keep or free."""
         clock = PhaseClock()
         self.make_room(job)
@@ -108,7 +108,7 @@ class Pipeline:
             for _ in trip.flight.arrivals():
                 _check(cancelled)
 
-    def _run_loaded(self, layer: LayerPlan, trip: _Trip, batch: Sequence[Activations], clock: PhaseClock) -> None:
+    def _run_loaded(self, layer: LayerPlan, trip: _Trip, batch: Sequence[Passenger], clock: PhaseClock) -> None:
         with clock.phase("wait_ms"):
             loaded = trip.flight.take()
         clock.add("read_ms", loaded.read_ms)

@@ -49,7 +49,7 @@ class PlanChoice:
         return PlanChoice(bits, layers, slices, goal=Goal(memory_bytes=memory_bytes))
 
     def resolve(self, planner: UniformPlanner) -> Plan | None:
-        """The plan itself; None if the planner is to choose for a target. Raises PlanError."""
-        if self.goal.target_ms is not None:
-            return None
-        return self.plan or planner.uniform_plan(*self.numbers)
+        """The plan itself; None if the engine is to choose. Raises PlanError."""
+        if self.plan or self.numbers == (None, None, None):
+            return self.plan
+        return planner.uniform_plan(*self.numbers)

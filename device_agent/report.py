@@ -23,6 +23,7 @@ class RunReport:
     sequences: tuple[int, ...]
     passes: int
     times: PhaseTimes
+    answer_ms: float  # tokenising, planning, all passes, the head
     budget_bytes: int
     model_peak_bytes: int
     process_peak_bytes: int

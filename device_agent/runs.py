@@ -64,7 +64,7 @@ class PlannedRuns:
 
 @dataclass(frozen=True, slots=True)
 class TargetRuns:
-    """For every batch the best plan for its share of the time that is left."""
+    """For every batch the best plan for its share of the time that is left, or for endless time."""
 
     elastic: Elastic
     pipeline: Pipeline
@@ -99,10 +99,11 @@ class TargetRuns:
 
     def _share_ms(self, batch: Batch) -> float:
         """An even share of what is left, rounded so that plans repeat; an answer of one pass has the whole target."""
-        if len(batch.members) == self.texts:
+        if len(batch.members) == self.texts or not self.watch.limited:
             return self.watch.target_ms
         share_ms = self.watch.left_ms * len(batch.members) / batch.texts_left
         return max(_LEAST_MS, float(f"{share_ms:.2g}"))
 
     def _ask(self, sequence: int, texts: int, target_ms: float) -> Ask:
-        return Ask(sequence, self.budget_bytes, target_ms=target_ms, texts=texts, loading_agents=self.loading_agents)
+        target = target_ms if self.watch.limited else None
+        return Ask(sequence, self.budget_bytes, target_ms=target, texts=texts, loading_agents=self.loading_agents)

@@ -100,6 +100,7 @@ class RunSummary(BaseModel):
     execute_ms: float
     wait_ms: float
     total_ms: float
+    answer_ms: float
     budget_bytes: int
     model_peak_bytes: int
     process_peak_bytes: int
@@ -122,7 +123,7 @@ class RunSummary(BaseModel):
             resident_layers=report.resident_layers, executor=report.executor, passes=report.passes,
             sequences=list(report.sequences), tokens=report.tokens,
             read_ms=report.times.read_ms, prepare_ms=report.times.prepare_ms, execute_ms=report.times.execute_ms,
-            wait_ms=report.times.wait_ms, total_ms=report.times.total_ms,
+            wait_ms=report.times.wait_ms, total_ms=report.times.total_ms, answer_ms=report.answer_ms,
             budget_bytes=report.budget_bytes, model_peak_bytes=report.model_peak_bytes,
             process_peak_bytes=report.process_peak_bytes,
             plans=[plan_document(plan) for plan in report.plans] if show_plan else None,

@@ -13,6 +13,7 @@ from device_agent.memory import Ledger
 from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan, uniform_plan
+from device_agent.promise import Outcome
 from device_agent.report import Answer, RunReport
 from device_agent.text import Text, Tokens
 from shard_store.errors import BudgetError
@@ -112,7 +113,7 @@ class FakeModel:
                 self.cancelled.set()
                 raise Cancelled("cancelled")
         tokens = tuple(fake_tokens(text) for text in inputs)
-        return Answer(tuple(self.output(len(item)) for item in tokens), tokens, _report(plan, tokens))
+        return Answer(tuple(self.output(len(item)) for item in tokens), tokens, _report(plan, tokens, goal))
 
     def output(self, tokens: int) -> npt.NDArray[np.float32]:
         """(24,) for embeddings, (labels,) or (tokens, labels) otherwise, from the number of tokens alone."""
@@ -126,9 +127,11 @@ class FakeModel:
         self.closed.set()
 
 
-def _report(plan: Plan, tokens: Sequence[Tokens]) -> RunReport:
+def _report(plan: Plan, tokens: Sequence[Tokens], goal: Goal) -> RunReport:
+    target_ms = goal.target_ms
+    outcome = None if target_ms is None else Outcome(target_ms, 30.0, 35.0, 0.25, 800, "for a test")
     return RunReport(
         layers=len(plan.layers), slices=plan.slices, bits=plan.bitwidths, resident_layers=1,
         tokens=sum(map(len, tokens)), sequences=(16,), passes=1, times=PhaseTimes(1.0, 2.0, 3.0, 4.0, 5.0),
-        budget_bytes=1000, model_peak_bytes=900, process_peak_bytes=5000,
+        budget_bytes=1000, model_peak_bytes=900, process_peak_bytes=5000, plans=(plan,), outcome=outcome, answer_ms=6.0,
     )  # fmt: skip

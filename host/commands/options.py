@@ -1,6 +1,5 @@
 """Arguments and options that several commands share."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,21 +7,11 @@ import typer
 
 from host.adb.connection import Via
 from host.adb.files import DEFAULT_FOLDER
-from host.device import Device
 from host.device_spec import DeviceSpec
-from host.local_device import LocalDevice
 from shard_store.errors import DeviceError
-
-
-class DeviceKind(str, Enum):
-    """Where an agent runs."""
-
-    LOCAL = "local"
-
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-DeviceOption = Annotated[DeviceKind, typer.Option(help="Kind of device.")]
 RootOption = Annotated[
     Path | None,
     typer.Option(
@@ -49,7 +38,14 @@ def parse_device(text: str) -> DeviceSpec:
         raise typer.BadParameter(str(error)) from None
 
 
-def device_of(kind: DeviceKind, root: Path | None) -> Device:
-    """The device that the options name."""
-    assert kind is DeviceKind.LOCAL
-    return LocalDevice(root)
+TargetOption = Annotated[
+    DeviceSpec | None,
+    typer.Option(
+        "--device", parser=parse_device, metavar="DEVICE",
+        help="local, usb, adb:SERIAL or adb:HOST:PORT (default: local).",
+    ),
+]  # fmt: skip
+PythonOption = Annotated[
+    str | None,
+    typer.Option(metavar="COMMAND", help="Command that runs Python on a device reached by ADB (default: looked for)."),
+]
