@@ -13,7 +13,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from device_agent.executor import Activations, Executor, LayerHandle
+from device_agent.executor import Activations, Executor, LayerHandle, Passenger
 from device_agent.inplace import ExecutorChoice, choose_executor
 from device_agent.layer_model import LayerFrame
 from device_agent.litert import Runtime
@@ -91,13 +91,21 @@ class NotedExecutor:
         self._begun[id(frame)] = start
         return frame
 
+    def in_place(self, slices: int, sequence: int) -> bool:
+        """As the executor inside."""
+        return self._inner.in_place(slices, sequence)
+
+    def warm(self, template: Template, geometry: Geometry) -> None:
+        """As the executor inside."""
+        self._inner.warm(template, geometry)
+
     def prepare(self, frame: LayerFrame) -> LayerHandle:
         """As the executor inside."""
         handle = self._inner.prepare(frame)
         self._notes.spans.append(Span("prepare", self._begun.pop(id(frame)), time.perf_counter()))
         return handle
 
-    def run(self, handle: LayerHandle, batch: Sequence[Activations]) -> None:
+    def run(self, handle: LayerHandle, batch: Sequence[Passenger]) -> None:
         """As the executor inside."""
         with self._notes.note("execute"):
             self._inner.run(handle, batch)

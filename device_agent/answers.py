@@ -3,8 +3,8 @@
 import base64
 from typing import Literal
 
-from device_agent.engine import Answer
 from device_agent.head import Floats, scores_of
+from device_agent.report import Answer
 from device_agent.schemas import (
     ClassificationItem,
     ClassificationList,
@@ -44,18 +44,19 @@ def embedding_size(manifest: Manifest) -> int:
     return manifest.resident[dense[-1].weight].shape[0] if dense else manifest.geometry.hidden
 
 
-def embedding_list(manifest: Manifest, answer: Answer, encoding: Literal["float", "base64"]) -> EmbeddingList:
+def embedding_list(
+    manifest: Manifest, answer: Answer, encoding: Literal["float", "base64"], *, show_plan: bool = False
+) -> EmbeddingList:
     """The answer to /v1/embeddings."""
     items = [
         EmbeddingItem(index=index, embedding=_base64(vector) if encoding == "base64" else vector.tolist())
         for index, vector in enumerate(answer.outputs)
     ]
-    return EmbeddingList(
-        data=items, model=manifest.description.model, usage=_usage(answer), sti=RunSummary.of(answer.report)
-    )
+    summary = RunSummary.of(answer.report, show_plan=show_plan)
+    return EmbeddingList(data=items, model=manifest.description.model, usage=_usage(answer), sti=summary)
 
 
-def classification_list(manifest: Manifest, answer: Answer) -> ClassificationList:
+def classification_list(manifest: Manifest, answer: Answer, *, show_plan: bool = False) -> ClassificationList:
     """The answer to /v1/classify."""
     head = manifest.description.head
     items: list[ClassificationItem | TokenClassificationItem] = []
@@ -65,9 +66,8 @@ def classification_list(manifest: Manifest, answer: Answer) -> ClassificationLis
             items.append(TokenClassificationItem(index=index, tokens=_token_labels(tokens, scores, head.labels)))
         else:
             items.append(_classification(index, scores, head.labels))
-    return ClassificationList(
-        data=items, model=manifest.description.model, usage=_usage(answer), sti=RunSummary.of(answer.report)
-    )
+    summary = RunSummary.of(answer.report, show_plan=show_plan)
+    return ClassificationList(data=items, model=manifest.description.model, usage=_usage(answer), sti=summary)
 
 
 def _usage(answer: Answer) -> Usage:

@@ -103,7 +103,7 @@ def find_executor(stores: Path) -> "dict[str, object]":
         from shard_store.reader import Store  # noqa: PLC0415
         from shard_store.template import TemplateKind  # noqa: PLC0415
     except ImportError as error:
-        return {"error": f"the agent cannot be imported ({error})"}
+        return {"error": str(error), "installed": error.name not in ("device_agent", "shard_store")}
     try:
         with Runtime() as runtime:
             store = next((path.parent for path in sorted(stores.glob("*/manifest.json"))), None)

@@ -1,10 +1,13 @@
 """One model, ready to answer: tokenise, embed, run the pipeline, apply the head, report what ran."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import groupby
+from functools import cached_property, lru_cache
 from pathlib import Path
+from statistics import median
 from threading import Lock
 from types import TracebackType
 from typing import cast
@@ -12,23 +15,42 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.batches import Batch, batches
+from device_agent.causal_model import CausalModel, Parts
+from device_agent.completion import GenerateOptions
+from device_agent.costing.known import known_costs
+from device_agent.costing.measure import Progress, measure_costs
+from device_agent.costing.trials import EngineTrials
+from device_agent.costs import DeviceCosts
+from device_agent.elastic import Elastic
+from device_agent.exact_plan import layer_times, plan_exact
 from device_agent.executor import Activations
+from device_agent.generator import Generated, Generator
+from device_agent.goal import NO_GOAL, Goal
 from device_agent.head import apply_head
 from device_agent.image import open_encoder
 from device_agent.inplace import ExecutorChoice, choose_executor
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
-from device_agent.memory import Footprint, Ledger, fit_residency, layer_footprint
-from device_agent.phases import PhaseTimes
+from device_agent.memory import MIB, Footprint, Ledger, fit_residency, layer_footprint
+from device_agent.phases import PhaseTimes, Stopwatch
 from device_agent.pipeline import Pass, Pipeline
-from device_agent.plan import Plan, default_bitwidth, uniform_plan
+from device_agent.plan import Plan, Residency, default_bitwidth, uniform_plan
+from device_agent.planning.ask import Ask
 from device_agent.process_memory import default_budget_bytes, process_memory, restart_peak
+from device_agent.promise import outcome_of
+from device_agent.prompt import PromptEncoder
+from device_agent.report import Answer, RunReport
+from device_agent.runs import PlannedRuns, Run, Runs, TargetRuns
+from device_agent.store_facts import check_profile, store_facts, text_bytes
 from device_agent.text import Encoder, Text, Tokens
-from shard_store.errors import RequestError
+from shard_store.errors import BudgetError, RequestError
 from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store
+from shard_store.template import TemplateKind
 
-BATCH_TEXTS = 16  # texts that share one pass over the layers: one load serves them all
+logger = logging.getLogger(__name__)
+_OVERHEAD_REPEATS = 5
 MAX_TEXTS = 2048
 _PLANS_KEPT = 64  # plans whose footprint and residency are remembered
 
@@ -39,42 +61,28 @@ class EngineOptions:
 
     budget_bytes: int | None = None
     threads: int = 1
-    loading_agents: int = 1
-    layers_in_flight: int = 2
+    loading_agents: int | None = None  # None: the planner decides; 1 without a target
+    layers_in_flight: int = 2  # without a target
     direct: bool | None = False  # read past the page cache; None: where the file system can
     throttle_bytes_per_s: float | None = None
     executor: ExecutorChoice = ExecutorChoice.AUTO
+    plan_agents: bool = False  # for plans that leave residency open: agents, layers in flight and what to keep
+    costs_path: Path | None = None  # where this device's costs are kept; None: measured anew by every engine
 
 
-@dataclass(frozen=True, slots=True)
-class RunReport:
-    """What ran for one answer."""
-
-    layers: int
-    slices: int
-    bits: tuple[int, ...]
-    resident_layers: int
-    tokens: int
-    sequences: tuple[int, ...]
-    passes: int
-    times: PhaseTimes
-    budget_bytes: int
-    model_peak_bytes: int
-    process_peak_bytes: int
-    executor: str = "constant"  # how streamed int8 layers ran
+def _log_progress(what: str, done: int, total: int) -> None:
+    logger.info("measuring this device: %s (%d of %d)", what, done, total)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One output per input: an embedding (features,), logits (labels,) or (tokens, labels)."""
-
-    outputs: tuple[npt.NDArray[np.float32], ...]
-    tokens: tuple[Tokens, ...]
-    report: RunReport
+_GREEDY = GenerateOptions()
 
 
 def _never() -> bool:
     return False
+
+
+def _ignore(_piece: str) -> None:
+    """Nobody listens."""
 
 
 class Engine:
@@ -85,6 +93,7 @@ class Engine:
         self.store = Store.open(store_path)
         self.budget_bytes = self.options.budget_bytes or default_budget_bytes()
         self.ledger = Ledger()
+        self._closing = ExitStack()
         self._lock = Lock()
         self._runtime = Runtime(self.options.threads)
         self._reader = ShardReader(self.store, self.options.direct, self.options.throttle_bytes_per_s)
@@ -94,8 +103,9 @@ class Engine:
         self._pipeline = Pipeline(self._source, self.ledger)
         self._fixed_bytes = sum(tensor.nbytes for tensor in self._tensors.values())
         self.ledger.add(self._fixed_bytes)
-        self.footprint = lru_cache(_PLANS_KEPT)(self._footprint)
-        self._fit = lru_cache(_PLANS_KEPT)(self._fit_to_budget)
+        self._footprint_of = lru_cache(_PLANS_KEPT)(self._footprint)
+        self._fitted = lru_cache(_PLANS_KEPT)(self._fit_to_budget)
+        self._wanted: Pass | None = None  # what is to be in memory when there is time
 
     @property
     def manifest(self) -> Manifest:
@@ -106,58 +116,145 @@ class Engine:
         """A plan at one bitwidth, by default the whole model at the best lossless one. Raises PlanError."""
         return uniform_plan(
             self.manifest, default_bitwidth(self.manifest) if bits is None else bits, layers, slices,
-            loading_agents=self.options.loading_agents, layers_in_flight=self.options.layers_in_flight,
+            loading_agents=self.options.loading_agents or 1, layers_in_flight=self.options.layers_in_flight,
         )  # fmt: skip
 
     def check(self, plan: Plan) -> None:
         """Raise PlanError for a plan that the store cannot run, BudgetError if its longest sequence does not fit."""
         plan.check(self.manifest)
-        self._fit(plan, max(self.manifest.description.sequences), 1)
+        self._fit(plan, max(self.manifest.description.sequences), 1, self.budget_bytes)
+
+    def set_budget(self, budget_bytes: int) -> None:
+        """Change the memory budget; what no longer fits is freed at once. Raises BudgetError, and all stays as it was.
+
+        A budget must hold the whole model streamed, or, with a profile, the smallest part of it.
+        """
+        with self._lock:
+            self._check_budget(budget_bytes)
+            self.budget_bytes = budget_bytes
+            self._pipeline.shrink(budget_bytes)
+            if "generator" in vars(self):
+                self.generator.model.trim()
+            self._wanted = None
+
+    def _check_budget(self, budget_bytes: int) -> None:
+        sequence = max(self.manifest.description.sequences)
+        if self.manifest.profile is None:
+            self._fit(self.uniform_plan(), sequence, 1, budget_bytes)
+        else:
+            self.elastic.choose(Ask(sequence, budget_bytes, residency=False))
+
+    @cached_property
+    def elastic(self) -> Elastic:
+        """The planner for targets. Raises PlanError for a store without a profile; measures the device if need be."""
+        check_profile(self.manifest)
+        return Elastic(store_facts(self.store, self.costs))
+
+    @cached_property
+    def costs(self) -> DeviceCosts:
+        """This device's, from the file that the options name; measured, which takes seconds, where there is none."""
+        return known_costs(self.options.costs_path, self.trials(), _log_progress)
+
+    def trials(self) -> EngineTrials:
+        """For measuring this device."""
+        return EngineTrials(
+            self._source, self._pipeline, self._runtime, threads=self.options.threads,
+            fit=lambda plan, sequence: self._fit(plan, sequence, 1, self.budget_bytes), overhead_ms=self._overhead_ms,
+        )  # fmt: skip
+
+    def calibrate(self, progress: Progress) -> DeviceCosts:
+        """Measure this device's costs with the store's model."""
+        with self._lock:
+            return measure_costs(self.trials(), progress)
+
+    def _overhead_ms(self) -> float:
+        """Time of an answer beyond its passes: tokenising, embedding, the head."""
+        taken, sample = [], self._encoder.sample
+        for _ in range(_OVERHEAD_REPEATS):
+            watch = Stopwatch(None)
+            (tokens,) = self._encoder.tokenize([sample], truncate=True)
+            geometry = self.manifest.geometry
+            with closing(Activations(self._runtime, self._encoder.bucket(tokens), geometry.hidden)) as activations:
+                self._encoder.embed(tokens, activations)
+                apply_head(activations.hidden[: len(tokens)], self.manifest.description.head, self._tensors)
+            taken.append(watch.elapsed_ms)
+        return median(taken)
+
+    def ready(self, plan: Plan | None, goal: Goal) -> None:
+        """Prepare for requests that say nothing of their own. Raises PlanError if they could not be answered."""
+        if plan is None and goal.target_ms is not None:
+            runs = self._chooser(None, goal, Stopwatch(goal.target_ms), 1)
+            self._wanted = runs.choose(Batch(min(self.manifest.description.sequences), (0,), 1)).settled
+            self.settle(_never)
+            return
+        self.check(plan or self.uniform_plan())
+        if self.options.costs_path and self.manifest.profile:
+            logger.info("costs of %s", self.elastic.costs.device)  # measured now, not by the first request
 
     def answer(
         self, inputs: Sequence[Text], plan: Plan | None = None, *,
-        truncate: bool = False, cancelled: Callable[[], bool] = _never,
+        goal: Goal = NO_GOAL, truncate: bool = False, cancelled: Callable[[], bool] = _never,
     ) -> Answer:  # fmt: skip
-        """Answer a batch. Raises RequestError, PlanError, FormatError or Cancelled; the engine stays usable."""
+        """Answer a batch: by a plan, or in time for a goal's target, or with as much of the model as memory holds.
+
+        Raises RequestError, PlanError, FormatError or Cancelled; the engine stays usable.
+        """
         if not 1 <= len(inputs) <= MAX_TEXTS:
             raise RequestError(f"{len(inputs)} inputs, must be 1 to {MAX_TEXTS}")
+        with self._lock:
+            watch = Stopwatch(goal.target_ms)
+            restart_peak()
+            self.ledger.restart()
+            chooser = self._chooser(plan, goal, watch, len(inputs))
+            tokens = self._encoder.tokenize(inputs, truncate)
+            outputs: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(tokens)
+            times, runs = PhaseTimes(), []
+            for batch in batches([self._encoder.bucket(item) for item in tokens], chooser.texts_per_pass):
+                chosen = chooser.choose(batch)
+                passed = self._run(chosen.job, batch.members, tokens, outputs, cancelled)
+                self._learn(chosen, passed)
+                times += passed
+                runs.append(chosen)
+            return Answer(tuple(outputs), tuple(tokens), self._report(runs, tokens, times, watch))
+
+    def classify_images(
+        self, images: Sequence[bytes], plan: Plan | None = None, *,
+        goal: Goal = NO_GOAL, cancelled: Callable[[], bool] = _never,
+    ) -> Answer:  # fmt: skip
+        """Answer PNG or JPEG files, each with logits (labels,). Raises as `answer` does."""
+        inputs = cast(Sequence[Text], images)  # the encoder tells them apart
+        return self.answer(inputs, plan, goal=goal, cancelled=cancelled)
+
+    def generate(
+        self, prompt: str, options: GenerateOptions = _GREEDY, plan: Plan | None = None, *,
+        cancelled: Callable[[], bool] = _never, tell: Callable[[str], None] = _ignore,
+    ) -> Generated:  # fmt: skip
+        """Continue a prompt; `tell` gets the text piece by piece. Raises as `answer` does, and BudgetError."""
         plan = plan or self.uniform_plan()
         plan.check(self.manifest)
         with self._lock:
             restart_peak()
             self.ledger.restart()
-            tokens = self._encoder.tokenize(inputs, truncate)
-            outputs: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(tokens)
-            times, jobs = PhaseTimes(), []
-            for sequence, members in self._batches(plan, tokens):
-                job = self._fit(plan, sequence, len(members))
-                times += self._run(job, members, tokens, outputs, cancelled)
-                jobs.append(job)
-            return Answer(tuple(outputs), tuple(tokens), self._report(jobs, tokens, times))
+            return self.generator.generate(self.prompts.encode(prompt), options, plan, cancelled, tell)
 
-    def classify_images(
-        self, images: Sequence[bytes], plan: Plan | None = None, *, cancelled: Callable[[], bool] = _never
-    ) -> Answer:
-        """Answer PNG or JPEG files, each with logits (labels,). Raises as `answer` does."""
-        return self.answer(cast(Sequence[Text], images), plan, cancelled=cancelled)  # the encoder tells them apart
+    @property
+    def prompts(self) -> PromptEncoder:
+        """The tokenizer of a model that generates text. Raises RequestError for any other model."""
+        if not isinstance(self._encoder, PromptEncoder):
+            raise RequestError(f"model {self.manifest.description.model} generates no text")
+        return self._encoder
 
-    def _batches(self, plan: Plan, tokens: Sequence[Tokens]) -> Iterator[tuple[int, list[int]]]:
-        """Inputs of the same sequence bucket together, as many as the budget lets share a pass: (sequence, indices)."""
-        buckets = [self._encoder.bucket(item) for item in tokens]
-        for sequence, group in groupby(sorted(range(len(tokens)), key=buckets.__getitem__), key=buckets.__getitem__):
-            members = list(group)
-            texts = self._texts_per_pass(plan, sequence)
-            for start in range(0, len(members), texts):
-                yield sequence, members[start : start + texts]
-
-    def _texts_per_pass(self, plan: Plan, sequence: int) -> int:
-        """How many texts may share a pass without pushing layers out of memory that would stay for one text alone."""
-        alone = self._fit(plan, sequence, 1).plan
-        sizes = (BATCH_TEXTS >> halvings for halvings in range(BATCH_TEXTS.bit_length()))
-        return next(texts for texts in sizes if texts == 1 or self._fits(alone, sequence, texts))
-
-    def _fits(self, plan: Plan, sequence: int, texts: int) -> bool:
-        return self.footprint(plan, sequence, texts).peak_bytes(plan) <= self.budget_bytes
+    @cached_property
+    def generator(self) -> Generator:
+        """For a caller that holds the engine alone. Raises RequestError for a model that generates no text."""
+        parts = Parts(
+            self._source, self._reader, self._pipeline, self._runtime, self.ledger, self.footprint,
+            lambda: self.budget_bytes,
+        )  # fmt: skip
+        model = CausalModel(parts, self.prompts)
+        self._closing.callback(model.close)
+        generation = self.manifest.description.generation
+        return Generator(model, self.prompts, generation.end_tokens if generation else ())
 
     def _run(
         self, job: Pass, members: Sequence[int], tokens: Sequence[Tokens],
@@ -180,42 +277,113 @@ class Engine:
                     activations.close()
         return times
 
-    def _fit_to_budget(self, plan: Plan, sequence: int, texts: int) -> Pass:
-        footprint = self.footprint(plan, sequence, texts)
-        return Pass(fit_residency(plan, footprint, self.budget_bytes), sequence, footprint, self.budget_bytes)
+    def _fit(self, plan: Plan, sequence: int, texts: int, budget_bytes: int) -> Pass:
+        """A plan as a pass within the budget. Raises BudgetError."""
+        in_place = self._source.executor.in_place(plan.slices, sequence)
+        return self._fitted(plan, sequence, texts, budget_bytes, in_place)
 
-    def _footprint(self, plan: Plan, sequence: int, texts: int) -> Footprint:
-        """What a pass of `texts` texts would cost in memory."""
+    def _fit_to_budget(self, plan: Plan, sequence: int, texts: int, budget_bytes: int, in_place: bool) -> Pass:
+        footprint = self._footprint_of(plan, sequence, texts, in_place)
+        if self.options.plan_agents and plan.is_open:
+            plan = self._with_agents(plan, footprint, sequence, texts, budget_bytes)
+        return Pass(fit_residency(plan, footprint, budget_bytes), sequence, footprint, budget_bytes)
+
+    def _with_agents(self, plan: Plan, footprint: Footprint, sequence: int, texts: int, budget_bytes: int) -> Plan:
+        """Agents, layers in flight and what to keep, as this device's costs make it quickest."""
+        fit_residency(plan, footprint, budget_bytes)  # what cannot fit has not been measured either
+        reads = (len(self._source.reads(layer)) for layer in plan.layers)
+        sizes = list(zip(footprint.stored_bytes, reads, strict=True))
+        times = layer_times(plan, self.costs, sizes, sequence, texts)
+        lanes = max(1, (os.cpu_count() or 1) - self.options.threads)
+        return plan_exact(plan, footprint, budget_bytes, times, lanes=lanes).plan
+
+    def _chooser(self, plan: Plan | None, goal: Goal, watch: Stopwatch, texts: int) -> Runs:
+        budget_bytes = self._budget_of(goal)
+        if plan is None and (goal.target_ms is not None or not self._whole_fits(budget_bytes)):
+            agents = self.options.loading_agents
+            return TargetRuns(self.elastic, self._pipeline, watch, texts, budget_bytes, self._fit, agents)
+        plan = plan or self.uniform_plan()
+        plan.check(self.manifest)
+        return PlannedRuns(plan, budget_bytes, self._fit)
+
+    def _whole_fits(self, budget_bytes: int) -> bool:
+        """Whether the whole model can run; without a profile there is nothing else, and the run will say so."""
+        try:
+            self._fit(self.uniform_plan(), max(self.manifest.description.sequences), 1, budget_bytes)
+        except BudgetError:
+            return self.manifest.profile is None
+        return True
+
+    def _budget_of(self, goal: Goal) -> int:
+        if goal.memory_bytes is not None and goal.memory_bytes > self.budget_bytes:
+            raise RequestError(
+                f"memory_mb: {goal.memory_bytes / MIB:g} asked, the agent has {self.budget_bytes / MIB:g}; "
+                "ask for less or raise its budget"
+            )
+        return goal.memory_bytes or self.budget_bytes
+
+    def _learn(self, run: Run, passed: PhaseTimes) -> None:
+        """Follow up on a promise: correct the costs, and remember what the next run would like to find in memory."""
+        if run.promise:
+            self.elastic.observe(run.promise.times, passed)
+            self._wanted = run.settled if run.settled != run.job else None
+
+    def settle(self, interrupted: Callable[[], bool]) -> bool:
+        """Load what the last plan for a target keeps in memory. False if interrupted; call again when there is time."""
+        with self._lock:
+            if self._wanted is None:
+                return True
+            done = self._pipeline.settle(self._wanted, interrupted)
+            if done:
+                self._wanted = None
+            return done
+
+    def footprint(self, plan: Plan, sequence: int, texts: int) -> Footprint:
+        """What a pass of `texts` texts would cost in memory, as far as is known now."""
+        return self._footprint_of(plan, sequence, texts, self._source.executor.in_place(plan.slices, sequence))
+
+    def _footprint(self, plan: Plan, sequence: int, texts: int, in_place: bool) -> Footprint:
         geometry = self.manifest.geometry
-        layers = tuple(layer_footprint(self._source.template(layer, sequence), geometry) for layer in plan.layers)
+        layers = tuple(
+            layer_footprint(
+                self._source.template(layer, sequence), geometry, in_place=in_place and layer.kind is TemplateKind.INT8
+            )
+            for layer in plan.layers
+        )
         return Footprint(
             fixed_bytes=self._fixed_bytes,
-            activation_bytes=texts * 4 * (2 * sequence * geometry.hidden + sequence),
+            activation_bytes=texts * text_bytes(geometry, sequence),
             agent_bytes=self._source.agent_bytes,
             layers=layers,
             stored_bytes=tuple(self._reader.buffer_bytes(layer.shards()) for layer in plan.layers),
         )
 
-    def _report(self, jobs: Sequence[Pass], tokens: Sequence[Tokens], times: PhaseTimes) -> RunReport:
-        plan = jobs[-1].plan
+    def _report(self, runs: Sequence[Run], tokens: Sequence[Tokens], times: PhaseTimes, watch: Stopwatch) -> RunReport:
+        plan, promises = runs[-1].job.plan, [run.promise for run in runs if run.promise]
         return RunReport(
             layers=len(plan.layers),
             slices=plan.slices,
             bits=plan.bitwidths,
-            resident_layers=min(sum(layer.residency == "resident" for layer in job.plan.layers) for job in jobs),
+            resident_layers=min(
+                sum(layer.residency == Residency.RESIDENT for layer in run.job.plan.layers) for run in runs
+            ),
             tokens=sum(map(len, tokens)),
-            sequences=tuple(sorted({job.sequence for job in jobs})),
-            passes=len(jobs),
+            sequences=tuple(sorted({run.job.sequence for run in runs})),
+            passes=len(runs),
             times=times,
-            budget_bytes=self.budget_bytes,
+            answer_ms=watch.elapsed_ms,
+            budget_bytes=runs[-1].job.budget_bytes,
             model_peak_bytes=self.ledger.peak_bytes,
             process_peak_bytes=process_memory().peak_resident_bytes,
             executor=self._source.executor.name,
+            plans=tuple(run.job.plan for run in runs),
+            outcome=outcome_of(watch.target_ms, promises, watch.elapsed_ms) if watch.limited else None,
         )
 
     def close(self) -> None:
         """Free everything that the model holds, and close the store."""
         with self._lock:
+            self._closing.close()
             self._pipeline.close()
             self._runtime.close()
             self._reader.close()

@@ -45,6 +45,11 @@ class Activations:
         states: npt.NDArray[np.float32] = self.current.array[0]
         return states
 
+    def through(self, compiled: CompiledModel) -> None:
+        """Take the text through the next layer."""
+        compiled.run((self.current, self.mask), (self.following,))
+        self.advance()
+
     def advance(self) -> None:
         """The output becomes the next input."""
         self._states.reverse()
@@ -53,6 +58,14 @@ class Activations:
         """Release the runtime's views."""
         for tensor in (*self._states, self.mask):
             tensor.close()
+
+
+class Passenger(Protocol):
+    """What travels through the layers: `Activations`, or those of a decoder."""
+
+    def through(self, compiled: CompiledModel) -> None:
+        """Run the next layer."""
+        ...
 
 
 class Executor(Protocol):
@@ -68,6 +81,10 @@ class Executor(Protocol):
         """How many released layers' memory waits for others."""
         ...
 
+    def in_place(self, slices: int, sequence: int) -> bool:
+        """Whether int8 layers that pass are written where they are used; known once the first has been loaded."""
+        ...
+
     def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:
         """Something to fill a layer in. passing: whether the layer is to be freed soon, so that others can follow."""
         ...
@@ -76,7 +93,7 @@ class Executor(Protocol):
         """Make a filled layer ready to run."""
         ...
 
-    def run(self, handle: LayerHandle, batch: Sequence[Activations]) -> None:
+    def run(self, handle: LayerHandle, batch: Sequence[Passenger]) -> None:
         """Take every text of the batch through the layer."""
         ...
 
@@ -86,6 +103,10 @@ class Executor(Protocol):
 
     def begin_pass(self, plan: Plan, sequence: int) -> None:
         """Free what is set aside and of no use for a pass of this plan."""
+        ...
+
+    def warm(self, template: Template, geometry: Geometry) -> None:
+        """Set aside what the pass that has begun will need for layers that pass."""
         ...
 
     def close(self) -> None:
@@ -102,6 +123,10 @@ class ConstantExecutor:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
+    def in_place(self, slices: int, sequence: int) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
+
     def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:  # noqa: ARG002
         """An empty model; every layer gets one of its own."""
         return LayerModel(template, geometry)
@@ -110,11 +135,10 @@ class ConstantExecutor:
         """Compile. The GIL is free meanwhile."""
         return LayerHandle(frame, frame.compile(self.runtime))
 
-    def run(self, handle: LayerHandle, batch: Sequence[Activations]) -> None:
+    def run(self, handle: LayerHandle, batch: Sequence[Passenger]) -> None:
         """Run the layer over each text. The GIL is free meanwhile."""
         for activations in batch:
-            handle.compiled.run((activations.current, activations.mask), (activations.following,))
-            activations.advance()
+            activations.through(handle.compiled)
 
     def release(self, handle: LayerHandle) -> None:
         """Free packed weights, arena and constants."""
@@ -123,6 +147,9 @@ class ConstantExecutor:
 
     def begin_pass(self, plan: Plan, sequence: int) -> None:
         """Nothing to do: nothing is ever set aside."""
+
+    def warm(self, template: Template, geometry: Geometry) -> None:
+        """Nothing to do: every layer is compiled on its own."""
 
     def close(self) -> None:
         """Nothing to do."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from device_agent.executor import Activations
+from device_agent.prompt import PromptEncoder
 from device_agent.text import Encoder, Input, TextEncoder, Tokens
 from shard_store.errors import RequestError
 from shard_store.image_input import ImageInput, Resampling
@@ -51,6 +52,13 @@ class ImageEncoder:
         ids = np.arange(len(names))
         return Tokens(ids, np.zeros_like(ids), names, (None,) * len(names), patches)
 
+    @property
+    def sample(self) -> Input:
+        """A black picture."""
+        file = io.BytesIO()
+        Image.new("RGB", (self._image.width, self._image.height)).save(file, "PNG")
+        return file.getvalue()
+
     def bucket(self, tokens: Tokens) -> int:
         """The sequence length of the templates: there is only one."""
         return len(tokens)
@@ -90,6 +98,8 @@ def read_pixels(data: bytes, image: ImageInput, name: str) -> npt.NDArray[np.flo
 
 
 def open_encoder(store: Store, tensors: Mapping[str, npt.NDArray[np.float32]]) -> Encoder:
-    """What reads a model's inputs: images or texts."""
+    """What reads a model's inputs: images, prompts, or texts to be answered."""
     image = store.manifest.description.image
+    if store.manifest.description.generation is not None:
+        return PromptEncoder(store)
     return TextEncoder(store, tensors) if image is None else ImageEncoder(store, tensors, image)

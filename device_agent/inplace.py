@@ -11,7 +11,7 @@ from enum import Enum
 from threading import Lock
 from typing import TypeAlias
 
-from device_agent.executor import Activations, ConstantExecutor, Executor, LayerHandle
+from device_agent.executor import ConstantExecutor, Executor, LayerHandle, Passenger
 from device_agent.inplace_frame import InPlaceFrame
 from device_agent.layer_model import LayerFrame
 from device_agent.layout_probe import probe_layout
@@ -58,6 +58,10 @@ class InPlaceExecutor:
         """Frames that wait for layers."""
         return len(self._spare)
 
+    def in_place(self, slices: int, sequence: int) -> bool:
+        """Whether the packing of these templates has been learned."""
+        return self._learned.get((slices, sequence)) is not None
+
     def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:
         """A spare frame or a new one. The first for a template takes time: the packing is learned."""
         if passing and template.kind is TemplateKind.INT8:
@@ -86,7 +90,7 @@ class InPlaceExecutor:
         """Compile, or finish what was written in place."""
         return self._ordinary.prepare(frame)
 
-    def run(self, handle: LayerHandle, batch: Sequence[Activations]) -> None:
+    def run(self, handle: LayerHandle, batch: Sequence[Passenger]) -> None:
         """Run the layer over each text. The GIL is free meanwhile."""
         self._ordinary.run(handle, batch)
 
@@ -108,6 +112,15 @@ class InPlaceExecutor:
             fitting = [frame for frame in self._spare if _key(frame.template) == (plan.slices, sequence)]
             self._trim(fitting[:limit])
             self._limit = limit
+
+    def warm(self, template: Template, geometry: Geometry) -> None:
+        """Learn the packing, and make the frames that the pass will have in flight."""
+        while template.kind is TemplateKind.INT8 and len(self._spare) < self._limit:
+            frame = self._new_frame(template, geometry)
+            if frame is None:
+                return
+            with self._lock:
+                self._spare.append(frame)
 
     def close(self) -> None:
         """Free what is set aside."""

@@ -6,7 +6,9 @@ from contextlib import closing
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.causal_activations import CausalActivations, Segment
 from device_agent.inplace_frame import InPlaceFrame
+from device_agent.key_values import KeyValueCache
 from device_agent.layer_model import LayerModel
 from device_agent.litert import CompiledModel, HostTensor, Runtime
 from device_agent.packed_file import PackedFile, PackedTemplate
@@ -60,7 +62,7 @@ def _learn(file: PackedFile, template: Template, geometry: Geometry) -> Iterator
 
 
 def _fill(model: LayerModel, template: Template, geometry: Geometry, seed: int) -> None:
-    _fill_norms(model, seed)
+    _fill_norms(model, geometry, seed)
     for number, matrix in enumerate(geometry.slice_matrices):
         levels, scales, biases = _random_matrix(template, geometry, seed, number)
         model.matrices[number][:] = levels
@@ -69,7 +71,7 @@ def _fill(model: LayerModel, template: Template, geometry: Geometry, seed: int) 
 
 
 def _fill_in_place(frame: InPlaceFrame, geometry: Geometry, seed: int) -> None:
-    _fill_norms(frame.constants, seed)
+    _fill_norms(frame.constants, geometry, seed)
     frame.clear_sums()
     for number, matrix in enumerate(geometry.slice_matrices):
         levels, scales, biases = _random_matrix(frame.template, geometry, seed, number)
@@ -90,18 +92,19 @@ def _random_matrix(template: Template, geometry: Geometry, seed: int, number: in
     return levels, scales.astype(np.float32), biases
 
 
-def _fill_norms(model: LayerModel, seed: int) -> None:
+def _fill_norms(model: LayerModel, geometry: Geometry, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    for norm in ("attention_norm", "ffn_norm"):
-        for part, mean in (("gamma", 1.0), ("beta", 0.0)):
-            slot = model.floats(f"{norm}.{part}")
-            slot[:] = mean + 0.1 * generator.standard_normal(slot.size)
+    for name in geometry.norm_tensors:
+        slot = model.floats(name)
+        slot[:] = float(name.endswith("gamma")) + 0.1 * generator.standard_normal(slot.size)
 
 
 def _outputs(
     runtime: Runtime, template: Template, geometry: Geometry, compiled: CompiledModel
 ) -> npt.NDArray[np.float32]:
     """The layer's outputs (1, sequence, hidden) for random inputs."""
+    if geometry.spec.causal:
+        return _causal_outputs(runtime, template, geometry, compiled)
     shape = (1, template.sequence, geometry.hidden)
     hidden, following = HostTensor(runtime, shape), HostTensor(runtime, shape)
     mask = HostTensor(runtime, (1, 1, 1, template.sequence))
@@ -109,3 +112,19 @@ def _outputs(
         hidden.array[:] = np.random.default_rng(_PROVEN_ON).standard_normal(shape)
         compiled.run((hidden, mask), (following,))
         return following.array.copy()
+
+
+def _causal_outputs(
+    runtime: Runtime, template: Template, geometry: Geometry, compiled: CompiledModel
+) -> npt.NDArray[np.float32]:
+    """The same of a causal layer, for one text."""
+    cache = KeyValueCache(geometry, 1, template.slices, template.sequence)
+    segment = Segment(np.zeros(template.sequence, np.int64), cache)
+    activations = CausalActivations(
+        runtime, geometry, template.slices, template.sequence, segments=[segment], frequencies=None
+    )
+    with closing(activations):
+        generator = np.random.default_rng(_PROVEN_ON)
+        activations.hidden[:] = generator.standard_normal(activations.hidden.shape)
+        activations.through(compiled)
+        return activations.hidden.copy()

@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from device_agent.executor import Executor, LayerHandle
 from device_agent.layer_model import SHARED_SCALES, LayerFrame
-from device_agent.plan import LayerPlan, Residency
+from device_agent.plan import LayerPlan, Plan, Residency
 from shard_store.codec import ShardView
 from shard_store.decoder import Decoder
 from shard_store.geometry import ShardKey
+from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store, aligned_buffer
 from shard_store.template import Template
 
@@ -75,13 +76,23 @@ class LayerSource:
         nbytes = self.reader.buffer_bytes(keys)
         return Preloaded(tuple(self.reader.read(keys, aligned_buffer(nbytes))), nbytes)
 
+    def warm(self, plan: Plan, sequence: int) -> None:
+        """Get ready for the layers that pass: their first frames take longer than all later ones."""
+        passing = [layer for layer in plan.layers if layer.residency is not Residency.RESIDENT]
+        if passing:
+            self.executor.warm(self.template(passing[0], sequence), self.geometry)
+
     @cached_property
     def agent_bytes(self) -> int:
-        """Memory that one loading agent holds for itself: a read buffer and decoding scratch."""
-        manifest = self.store.manifest
-        spans = (span for layers in manifest.shards.values() for layer in layers for span in layer)
-        largest = max(span.nbytes for span in spans) + 2 * PAGE_BYTES
-        return max(READ_BYTES, largest) + Decoder(self.geometry).scratch_bytes
+        """Memory that one loading agent holds for itself."""
+        return agent_bytes(self.store.manifest)
+
+
+def agent_bytes(manifest: Manifest) -> int:
+    """Memory that one loading agent holds for itself: a read buffer and decoding scratch."""
+    spans = (span for layers in manifest.shards.values() for layer in layers for span in layer)
+    largest = max(span.nbytes for span in spans) + 2 * PAGE_BYTES
+    return max(READ_BYTES, largest) + Decoder(manifest.geometry).scratch_bytes
 
 
 class LoadingAgent:

@@ -1,5 +1,6 @@
 """Where the time of a pass goes."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,3 +47,31 @@ class PhaseClock:
     def times(self) -> PhaseTimes:
         """All phases up to now."""
         return PhaseTimes(**self._ms, total_ms=(time.perf_counter() - self._started) * 1e3)
+
+
+class Stopwatch:
+    """The time of an answer, and what is left of its target."""
+
+    def __init__(self, target_ms: float | None) -> None:
+        self._started = time.perf_counter()
+        self._target_ms = target_ms
+
+    @property
+    def target_ms(self) -> float:
+        """The whole target; endless if there is none."""
+        return math.inf if self._target_ms is None else self._target_ms
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a target."""
+        return self._target_ms is not None
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Since the answer began."""
+        return (time.perf_counter() - self._started) * 1e3
+
+    @property
+    def left_ms(self) -> float:
+        """Until the target; never below 0."""
+        return max(0.0, self.target_ms - self.elapsed_ms)

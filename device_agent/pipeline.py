@@ -11,7 +11,7 @@ from functools import partial
 
 from device_agent.admission import Admission
 from device_agent.crew import Crew, Flight, Load
-from device_agent.executor import Activations
+from device_agent.executor import Passenger
 from device_agent.loading import LayerSource, LoadedLayer, LoadingAgent, Preloaded
 from device_agent.memory import Footprint, LayerFootprint, Ledger
 from device_agent.phases import PhaseClock, PhaseTimes
@@ -71,7 +71,7 @@ class Pipeline:
         self._preloaded: dict[LayerPlan, Preloaded] = {}
         self._set_aside_bytes = 0
 
-    def run(self, job: Pass, batch: Sequence[Activations], cancelled: Callable[[], bool]) -> PhaseTimes:
+    def run(self, job: Pass, batch: Sequence[Passenger], cancelled: Callable[[], bool]) -> PhaseTimes:
         """Take the batch through all layers: load ahead, wait, execute, keep or free."""
         clock = PhaseClock()
         self.make_room(job)
@@ -99,14 +99,16 @@ class Pipeline:
         frees = job.plan.schedule is Schedule.PIPELINED
         door = Admission(self._ledger, job.budget_bytes, frees_on_the_way=frees)
         limit = job.plan.layers_in_flight if frees else len(job.plan.layers)
-        return _Trip(job, door, Flight(self._crew_of(job.plan.loading_agents), self._loads(job, door), limit))
+        return _Trip(
+            job, door, Flight(self._crew_of(job.plan.loading_agents), self._loads(job, door, job.plan.layers), limit)
+        )
 
     def _await_all(self, trip: _Trip, clock: PhaseClock, cancelled: Callable[[], bool]) -> None:
         with clock.phase("wait_ms"):
             for _ in trip.flight.arrivals():
                 _check(cancelled)
 
-    def _run_loaded(self, layer: LayerPlan, trip: _Trip, batch: Sequence[Activations], clock: PhaseClock) -> None:
+    def _run_loaded(self, layer: LayerPlan, trip: _Trip, batch: Sequence[Passenger], clock: PhaseClock) -> None:
         with clock.phase("wait_ms"):
             loaded = trip.flight.take()
         clock.add("read_ms", loaded.read_ms)
@@ -127,20 +129,23 @@ class Pipeline:
         trip.door.leave()
         trip.flight.launch()
 
-    def _loads(self, job: Pass, door: Admission) -> Iterator[Load]:
-        layers = zip(job.plan.layers, job.footprint.layers, strict=True)
-        missing = [(layer, cost) for layer, cost in layers if _key(layer, job.sequence) not in self._kept]
-        for turn, (layer, cost) in enumerate(missing):
-            yield partial(self._load, job, layer, cost, _Turn(door, turn))
+    def _missing(self, job: Pass, layers: Sequence[LayerPlan]) -> list[LayerPlan]:
+        return [layer for layer in layers if _key(layer, job.sequence) not in self._kept]
+
+    def _loads(self, job: Pass, door: Admission, layers: Sequence[LayerPlan]) -> Iterator[Load]:
+        costs = dict(zip(job.plan.layers, job.footprint.layers, strict=True))
+        for turn, layer in enumerate(self._missing(job, layers)):
+            yield partial(self._load, job, layer, costs[layer], _Turn(door, turn))
 
     def _load(self, job: Pass, layer: LayerPlan, cost: LayerFootprint, turn: _Turn, agent: LoadingAgent) -> LoadedLayer:
-        turn.door.enter(turn.number, cost.ready_bytes + cost.loading_bytes)
+        on_top = cost.on_top(layer.residency)
+        turn.door.enter(turn.number, cost.ready_bytes + on_top)
         try:
             loaded = agent.load(layer, job.sequence, cost.ready_bytes, self._preloaded.get(layer))
         except BaseException:
-            turn.door.loaded(returned_bytes=cost.ready_bytes + cost.loading_bytes)
+            turn.door.loaded(returned_bytes=cost.ready_bytes + on_top)
             raise
-        turn.door.loaded(returned_bytes=cost.loading_bytes)
+        turn.door.loaded(returned_bytes=on_top)
         return loaded
 
     def _preload(self, job: Pass, clock: PhaseClock) -> None:
@@ -159,15 +164,67 @@ class Pipeline:
             self._ledger.add(-self._preloaded.pop(layer).nbytes)
         if self._crew is not None and self._crew.agents != job.plan.loading_agents:
             self._dismiss_crew()
-        needed = {_key(layer, job.sequence) for layer in job.plan.layers if layer.residency is Residency.RESIDENT}
-        spare_bytes = job.budget_bytes - job.footprint.peak_bytes(job.plan)
-        idle = [key for key in self._kept if key not in needed]
-        idle_bytes = sum(self._kept[key].nbytes for key in idle)
-        for key in idle:
-            if idle_bytes <= spare_bytes:
-                break
-            idle_bytes -= self._kept[key].nbytes
+        for key in self._without_room(job):
             self._free(self._kept.pop(key))
+
+    def _idle(self, job: Pass) -> list[_Key]:
+        needed = {_key(layer, job.sequence) for layer in job.plan.layers if layer.residency is Residency.RESIDENT}
+        return [key for key in self._kept if key not in needed]
+
+    def _without_room(self, job: Pass) -> list[_Key]:
+        """The layers of no use for this pass that must go, oldest first."""
+        idle = self._idle(job)
+        idle_bytes = sum(self._kept[key].nbytes for key in idle)
+        excess_bytes = idle_bytes - (job.budget_bytes - job.footprint.peak_bytes(job.plan))
+        going: list[_Key] = []
+        for key in idle:
+            if excess_bytes <= 0:
+                break
+            excess_bytes -= self._kept[key].nbytes
+            going.append(key)
+        return going
+
+    def idle_bytes(self, job: Pass) -> int:
+        """Memory of layers that are of no use for a pass but may stay meanwhile."""
+        going = set(self._without_room(job))
+        return sum(self._kept[key].nbytes for key in self._idle(job) if key not in going)
+
+    def present(self, plan: Plan, sequence: int) -> frozenset[int]:
+        """The layers of a plan that are in memory already, in the form that it wants them."""
+        kept = (layer for layer in plan.layers if layer.residency is Residency.RESIDENT)
+        stored = (layer for layer in plan.layers if layer.residency is Residency.PRELOADED)
+        return frozenset(
+            [layer.layer for layer in kept if _key(layer, sequence) in self._kept]
+            + [layer.layer for layer in stored if layer in self._preloaded]
+        )
+
+    def settle(self, job: Pass, interrupted: Callable[[], bool]) -> bool:
+        """Load what the plan keeps in memory, and get ready for what it streams. False if interrupted."""
+        self.make_room(job)
+        self._preload(job, PhaseClock())
+        door = Admission(self._ledger, job.budget_bytes, frees_on_the_way=False)
+        staying = [layer for layer in job.plan.layers if layer.residency is Residency.RESIDENT]
+        for layer, load in zip(self._missing(job, staying), self._loads(job, door, staying), strict=True):
+            if interrupted():
+                return False
+            self._kept[_key(layer, job.sequence)] = self._crew_of(job.plan.loading_agents).submit(load).result()
+            door.leave()
+        self._source.warm(job.plan, job.sequence)
+        self._count_set_aside(job)
+        return True
+
+    def shrink(self, budget_bytes: int) -> None:
+        """Free layers that are kept, from the top down, until what is held fits a budget."""
+        self._source.executor.close()
+        self._ledger.add(-self._set_aside_bytes)
+        self._set_aside_bytes = 0
+        self._dismiss_crew()
+        for layer in sorted(self._preloaded, key=lambda layer: layer.layer, reverse=True):
+            if self._ledger.held_bytes > budget_bytes:
+                self._ledger.add(-self._preloaded.pop(layer).nbytes)
+        for key in sorted(self._kept, key=lambda key: key.layer, reverse=True):
+            if self._ledger.held_bytes > budget_bytes:
+                self._free(self._kept.pop(key))
 
     def _count_set_aside(self, job: Pass) -> None:
         """Between passes, too, what the executor has set aside is held: frames of this pass's largest kind."""

@@ -91,6 +91,11 @@ class Plan:
         return len(self.layers[0].bitwidths)
 
     @property
+    def is_open(self) -> bool:
+        """Whether who stays is left to the memory budget."""
+        return self.schedule is Schedule.PIPELINED and all(layer.residency is None for layer in self.layers)
+
+    @property
     def passing(self) -> int:
         """How many layers are freed in or after every run."""
         return sum(layer.residency is not Residency.RESIDENT for layer in self.layers)
@@ -151,9 +156,14 @@ def default_bitwidth(manifest: Manifest) -> int:
     return max(lattice) if lattice else EXACT_BITWIDTH
 
 
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON values, see docs/plan.md."""
+    return {"version": PLAN_VERSION, **asdict(plan)}
+
+
 def plan_to_json(plan: Plan) -> str:
-    """The plan as a file, see docs/plan.md."""
-    return json.dumps({"version": PLAN_VERSION, **asdict(plan)}, indent=1)
+    """The plan as a file."""
+    return json.dumps(plan_document(plan), indent=1)
 
 
 def read_plan(path: Path) -> Plan:

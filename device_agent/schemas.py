@@ -1,12 +1,18 @@
 """The JSON of the HTTP interface, in the shapes of OpenAI's API where it has one (docs/http.md)."""
 
+import base64
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from device_agent.engine import RunReport
+from device_agent.goal import MAX_TARGET_MS
+from device_agent.plan import plan_document
+from device_agent.report import RunReport
+from shard_store.errors import RequestError
 
 MAX_INPUTS = 2048
+MAX_MEMORY_MB = 1 << 20
 
 NonEmptyText = Annotated[str, Field(min_length=1)]
 TextPair = Annotated[list[NonEmptyText], Field(min_length=2, max_length=2)]
@@ -37,6 +43,9 @@ class RunOptions(BaseModel):
     layers: int | None = None
     slices: int | None = None
     plan: dict[str, Any] | None = None  # a document as device_agent.plan.parse_plan reads it
+    target_ms: Annotated[float, Field(gt=0, le=MAX_TARGET_MS)] | None = None
+    memory_mb: Annotated[float, Field(gt=0, le=MAX_MEMORY_MB)] | None = None
+    show_plan: bool = False
     truncate: bool = False
 
 
@@ -70,6 +79,26 @@ class ClassifyRequest(RunOptions):
         return [item if isinstance(item, str) else (item[0], item[1]) for item in inputs]
 
 
+class ImageClassifyRequest(RunOptions):
+    """POST /v1/images/classify: PNG or JPEG files in base64, with or without `data:...;base64,` in front."""
+
+    input: Annotated[_OneText | _TextList, _by_kind("must be an image in base64 or a list of them")]
+    model: str | None = None
+
+    @property
+    def images(self) -> list[bytes]:
+        """The files. Raises RequestError for what is not base64."""
+        inputs = [self.input] if isinstance(self.input, str) else self.input
+        return [_from_base64(text, index) for index, text in enumerate(inputs)]
+
+
+def _from_base64(text: str, index: int) -> bytes:
+    try:
+        return base64.b64decode(text.partition(";base64,")[2] if text.startswith("data:") else text, validate=True)
+    except ValueError as error:
+        raise RequestError(f"input {index} is not base64; encode the bytes of a PNG or JPEG file") from error
+
+
 class Usage(BaseModel):
     """Tokens of a request."""
 
@@ -93,21 +122,34 @@ class RunSummary(BaseModel):
     execute_ms: float
     wait_ms: float
     total_ms: float
+    answer_ms: float
     budget_bytes: int
     model_peak_bytes: int
     process_peak_bytes: int
+    target_ms: float | None = None  # this and all below: of answers with a target
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+    met: bool | None = None
+    reason: str | None = None  # why the target cannot be met, and which can
+    predicted_loss: float | None = None
+    predicted_peak_bytes: int | None = None
+    plans: list[dict[str, Any]] | None = None  # of each pass, if asked for
 
     @classmethod
-    def of(cls, report: RunReport) -> "RunSummary":
+    def of(cls, report: RunReport, *, show_plan: bool = False) -> "RunSummary":
         """The report of an engine, flattened."""
+        outcome = report.outcome
+        promised = {} if outcome is None else {**asdict(outcome), "met": outcome.met}
         return cls(
             layers=report.layers, slices=report.slices, bits=list(report.bits),
             resident_layers=report.resident_layers, executor=report.executor, passes=report.passes,
             sequences=list(report.sequences), tokens=report.tokens,
             read_ms=report.times.read_ms, prepare_ms=report.times.prepare_ms, execute_ms=report.times.execute_ms,
-            wait_ms=report.times.wait_ms, total_ms=report.times.total_ms,
+            wait_ms=report.times.wait_ms, total_ms=report.times.total_ms, answer_ms=report.answer_ms,
             budget_bytes=report.budget_bytes, model_peak_bytes=report.model_peak_bytes,
             process_peak_bytes=report.process_peak_bytes,
+            plans=[plan_document(plan) for plan in report.plans] if show_plan else None,
+            **promised,
         )  # fmt: skip
 
 
@@ -200,6 +242,14 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class Budget(BaseModel):
+    """PUT /v1/budget, and its answer: the memory that the model may take from now on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    memory_mb: Annotated[float, Field(gt=0, le=MAX_MEMORY_MB)]
 
 
 class Health(BaseModel):

@@ -48,6 +48,11 @@ class Encoder(Protocol):
         """Write the first hidden states and the mask."""
         ...
 
+    @property
+    def sample(self) -> Input:
+        """An ordinary input, to measure with."""
+        ...
+
 
 class TextEncoder:
     """Tokenises, and embeds into a batch's activations."""
@@ -92,6 +97,8 @@ class TextEncoder:
                     "shorten it or ask for truncation"
                 )
         return [_tokens(encoding) for encoding in encodings]
+
+    sample: Input = "the parcel has not arrived and nobody answers the telephone"
 
     def bucket(self, tokens: Tokens) -> int:
         """The shortest sequence length for which there are templates."""

@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Protocol, TypeVar
 
-from device_agent.engine import Answer
+from device_agent.generator import Generator
+from device_agent.goal import NO_GOAL, Goal
 from device_agent.memory import Ledger
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan
+from device_agent.prompt import PromptEncoder
+from device_agent.report import Answer
 from device_agent.text import Text
 from shard_store.errors import StiError
 from shard_store.manifest import Manifest
@@ -35,13 +38,28 @@ class Model(Protocol):
     def uniform_plan(self, bits: int | None = None, layers: int | None = None, slices: int | None = None) -> Plan:
         """A plan at one bitwidth. Raises PlanError."""
 
-    def check(self, plan: Plan) -> None:
-        """Raises PlanError for a plan that cannot run."""
+    def ready(self, plan: Plan | None, goal: Goal) -> None:
+        """Prepare for requests that say nothing of their own. Raises PlanError if they could not be answered."""
 
     def answer(
-        self, inputs: Sequence[Text], plan: Plan | None = None, *, truncate: bool = False, cancelled: Gone = ...
-    ) -> Answer:
+        self, inputs: Sequence[Text], plan: Plan | None = None, *,
+        goal: Goal = NO_GOAL, truncate: bool = False, cancelled: Gone = ...,
+    ) -> Answer:  # fmt: skip
         """Answer a batch. Raises StiError."""
+
+    @property
+    def prompts(self) -> PromptEncoder:
+        """The tokenizer of a model that generates text. Raises RequestError for any other."""
+
+    @property
+    def generator(self) -> Generator:
+        """What generates text. Raises RequestError for a model that does not."""
+
+    def set_budget(self, budget_bytes: int) -> None:
+        """Change the memory budget. Raises BudgetError."""
+
+    def settle(self, interrupted: Gone) -> bool:
+        """Load what the next request would like to find in memory."""
 
     def close(self) -> None:
         """Free everything."""
@@ -124,6 +142,22 @@ class Worker:
         finally:
             stop.set()  # also when this task itself is cancelled
             self.waiting -= 1
+            if not self.waiting and not self._closing.is_set():
+                self._thread.submit(self._settle, model)
+
+    def submit(self, job: Callable[[Model], object]) -> None:
+        """Have something done in the model's thread, behind what waits; nobody waits for it."""
+        if not self._closing.is_set():
+            self._thread.submit(job, self.model)
+
+    def _settle(self, model: Model) -> None:
+        """Use the time until the next request."""
+        try:
+            model.settle(lambda: self.waiting > 0 or self._closing.is_set())
+        except StiError as error:
+            logger.warning("layers that should stay could not be loaded: %s", error)
+        except Exception:
+            logger.exception("layers that should stay could not be loaded")
 
     async def close(self) -> None:
         """Stop what runs at its next layer, drop what waits, free the model."""

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from host.calibrate import HessianAccumulator, HessianFactor
 from host.checkpoint import Checkpoint
+from host.embedder import Embedder, TokenIds, pad
 from host.quiet_tensorflow import tf
 from host.transformer import MASKED, LayerTensors, LayerTrace, layer_forward
 from host.weights import LayerNorm, LayerWeights
@@ -113,19 +114,8 @@ def _embed(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[_Batch]:
     tokenizer = Tokenizer.from_buffer(checkpoint.tokenizer_json)
     tokenizer.enable_truncation(min(MAX_TOKENS, checkpoint.max_tokens))
     encodings = sorted(tokenizer.encode_batch(list(texts)), key=lambda encoding: len(encoding.ids))
-    tables, norm = checkpoint.tables(), checkpoint.embedding_norm()
+    embedder = Embedder.of(checkpoint)
     for start in range(0, len(encodings), _BATCH):
         group = encodings[start : start + _BATCH]
-        length = max(len(encoding.ids) for encoding in group)
-        ids = np.zeros((len(group), length), np.int64)
-        types, real = np.zeros_like(ids), np.zeros(ids.shape, np.bool_)
-        for row, encoding in enumerate(group):
-            ids[row, : len(encoding.ids)] = encoding.ids
-            types[row, : len(encoding.ids)] = encoding.type_ids
-            real[row, : len(encoding.ids)] = True
-        summed = tables.word[ids].astype(np.float32) + tables.position[checkpoint.position_offset :][:length]
-        if tables.token_type is not None:
-            summed += tables.token_type[types]
-        centred = summed - summed.mean(-1, keepdims=True)
-        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + checkpoint.config.layer_norm_eps)
-        yield _Batch((scaled * norm.gamma + norm.beta).astype(np.float32), real)
+        tokens = pad([TokenIds.of(encoding) for encoding in group])
+        yield _Batch(embedder.embed(tokens), tokens.real)

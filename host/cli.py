@@ -5,11 +5,15 @@ from typing import NoReturn
 
 import typer
 
+from host.commands.adapt import adapt_command
 from host.commands.agent import logs_command, start_command, status_command, stop_command
+from host.commands.bench import bench_command
 from host.commands.doctor import doctor_command
+from host.commands.forward import forward_command
 from host.commands.infer import infer_command
 from host.commands.inspect import inspect_command
 from host.commands.package import package_command
+from host.commands.plan import plan_command
 from host.commands.profile import profile_command
 from host.commands.push import push_command
 from shard_store.errors import StiError
@@ -18,11 +22,15 @@ app = typer.Typer(
     name="sti", help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )  # fmt: skip
+app.command("adapt")(adapt_command)
 app.command("package")(package_command)
 app.command("inspect")(inspect_command)
 app.command("profile")(profile_command)
 app.command("push")(push_command)
+app.command("forward")(forward_command)
 app.command("infer")(infer_command)
+app.command("plan")(plan_command)
+app.command("bench")(bench_command)
 app.command("doctor")(doctor_command)
 
 agent_app = typer.Typer(help="The agent of a device.", no_args_is_help=True, rich_markup_mode=None)

@@ -1,9 +1,9 @@
 """Talks to an agent over HTTP."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -24,6 +24,10 @@ class RunOptions:
     layers: int | None = None
     slices: int | None = None
     truncate: bool = False
+    plan: Mapping[str, Any] | None = None  # a plan document, see docs/plan.md
+    target_ms: float | None = None  # instead of all the above: the planner chooses
+    memory_mb: float | None = None  # cap of this run
+    show_plan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What ran for an answer. `wait_ms` is loading that execution could not hide."""
+    """What ran for an answer. `wait_ms` is loading that execution could not hide; `answer_ms` includes tokenising."""
 
     layers: int
     slices: int
@@ -70,9 +74,18 @@ class Run:
     execute_ms: float
     wait_ms: float
     total_ms: float
+    answer_ms: float
     budget_bytes: int
     model_peak_bytes: int
     process_peak_bytes: int
+    target_ms: float | None = None  # this and those below: of answers with a target
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+    met: bool | None = None
+    reason: str | None = None
+    predicted_loss: float | None = None
+    predicted_peak_bytes: int | None = None
+    plans: tuple[Mapping[str, Any], ...] | None = None  # of each pass, if asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +154,11 @@ class _ModelList:
 
 
 @dataclass(frozen=True, slots=True)
+class _Budget:
+    memory_mb: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Error:
     message: str
     type: str
@@ -183,6 +201,10 @@ class AgentClient:
         """The model that is loaded."""
         return self._ask("GET", "/v1/models", _ModelList).data[0]
 
+    def set_budget(self, memory_mb: float) -> None:
+        """Change the memory budget of the agent's model."""
+        self._ask("PUT", "/v1/budget", _Budget, {"memory_mb": memory_mb})
+
     def embed(self, texts: Sequence[str], options: RunOptions | None = None) -> Embeddings:
         """One embedding per text."""
         return self._ask("POST", "/v1/embeddings", Embeddings, _body(texts, options))
@@ -210,7 +232,10 @@ class AgentClient:
 
 
 def _body(inputs: Sequence[Text], options: RunOptions | None) -> dict[str, object]:
-    given = {name: value for name, value in asdict(options or RunOptions()).items() if value is not None}
+    """Fields that are left at None or False are left out, so that older agents understand all others."""
+    options = options or RunOptions()
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
+    given = {name: value for name, value in values.items() if value is not None and value is not False}
     return {"input": list(inputs), **given}
 
 

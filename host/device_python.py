@@ -30,6 +30,7 @@ class ExecutorFound:
     name: str | None = None
     proven: bool = False
     error: str | None = None
+    installed: bool = True  # the agent
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,3 +149,18 @@ def print_run(run: Run) -> None:
     times.add_row(*(f"{ms:.1f}" for ms in (run.read_ms, run.prepare_ms, run.execute_ms, run.wait_ms, run.total_ms)))
     out().print(sizes)
     out().print(times)
+    if run.target_ms is not None:
+        print_outcome(run)
+
+
+def print_outcome(run: Run) -> None:
+    """How a run with a target turned out."""
+    table = Table("target ms", "predicted ms", "measured ms", "", "predicted loss", "predicted peak MiB")
+    times = (run.target_ms or 0.0, run.predicted_ms or 0.0, run.measured_ms or 0.0)
+    table.add_row(
+        *(f"{ms:.1f}" for ms in times), "met" if run.met else "missed", f"{run.predicted_loss or 0.0:.4f}",
+        f"{(run.predicted_peak_bytes or 0) / MIB:.1f}",
+    )  # fmt: skip
+    out().print(table)
+    if run.reason:
+        out().print(run.reason, soft_wrap=True)

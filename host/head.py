@@ -28,3 +28,6 @@ class Head:
     labels: tuple[str, ...]
     problem_type: ProblemType | None
     dense: tuple[HeadDense, ...]
+
+
+LANGUAGE_MODEL = Head(HeadKind.LANGUAGE_MODEL, None, False, (), None, ())

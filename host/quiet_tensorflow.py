@@ -27,4 +27,6 @@ def quiet_stderr() -> Iterator[None]:
 with quiet_stderr():
     import tensorflow as tf
 
-    tf.config.list_physical_devices()  # complains where there is no GPU
+    tf.config.list_physical_devices()  # looks for GPUs, and complains where there are none
+
+tf.get_logger().setLevel("ERROR")  # no advice on tracing

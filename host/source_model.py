@@ -1,13 +1,16 @@
 """A model to package, whatever its family: what a packager asks of every checkpoint, and how one is opened."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from host.checkpoint import load_checkpoint
 from host.encoder_config import read_model_type
 from host.families import FAMILIES
+from host.gpt2_checkpoint import load_gpt2
 from host.head import Head
 from host.hub import locate
+from host.llama_checkpoint import load_llama
 from host.vision_checkpoint import load_vision_checkpoint
 from host.weights import Float32Array, LayerWeights, TableArray
 from shard_store.errors import CheckpointError
@@ -15,7 +18,12 @@ from shard_store.generation import Generation
 from shard_store.geometry import Geometry
 from shard_store.image_input import ImageInput
 
-_LOADERS = {"vit": load_vision_checkpoint}
+_LOADERS: Mapping[str, Callable[[Path], "SourceModel"]] = {
+    "vit": load_vision_checkpoint,
+    "gpt2": load_gpt2,
+    "llama": load_llama,
+    "qwen2": load_llama,
+}
 
 
 class SourceModel(Protocol):

@@ -64,6 +64,8 @@ def layer_forward(
 
     hidden is (batch, seq, hidden); mask is (batch, 1, 1, seq), 0 for tokens and MASKED for padding.
     The number of heads follows from the height of `weights.query`, so that narrow submodels run unchanged.
+    Matrices may be of a shorter float type than the biases: they are then multiplied in it, and the rest is
+    computed in the biases' type (mixed precision).
     """
     projected = attention_input(hidden, weights, norm_eps=norm_eps, spec=spec)
     query, key, value = (_split_heads(x, head_width) for x in project(projected, weights))
@@ -118,22 +120,28 @@ def _ffn(normed: Tensor, weights: LayerTensors, activation: Activation, spec: La
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    batch, seq, features = x.shape
+    batch, seq, features = _sizes(x)
     # A 2-D product converts to FULLY_CONNECTED, the one operator that XNNPACK runs with int8 weights.
-    flat = tf.reshape(x, [-1, features])
+    flat = tf.cast(tf.reshape(x, [-1, features]), weight.dtype)
+    product = tf.cast(tf.matmul(flat, weight, transpose_b=True), bias.dtype)
     if len(bias.shape) == 3:  # one for each token: its gradients are those of the product's results
-        return tf.reshape(tf.matmul(flat, weight, transpose_b=True), [batch, seq, weight.shape[0]]) + bias
-    return tf.reshape(tf.nn.bias_add(tf.matmul(flat, weight, transpose_b=True), bias), [batch, seq, weight.shape[0]])
+        return tf.reshape(product, [batch, seq, weight.shape[0]]) + bias
+    return tf.reshape(tf.nn.bias_add(product, bias), [batch, seq, weight.shape[0]])
 
 
 def _split_heads(x: Tensor, head_width: int) -> Tensor:
-    batch, seq, features = x.shape
+    batch, seq, features = _sizes(x)
     return tf.transpose(tf.reshape(x, [batch, seq, features // head_width, head_width]), [0, 2, 1, 3])
 
 
 def _join_heads(x: Tensor) -> Tensor:
-    batch, heads, seq, head_width = x.shape
+    batch, heads, seq, head_width = _sizes(x)
     return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, seq, heads * head_width])
+
+
+def _sizes(x: Tensor) -> list[Tensor]:
+    """The shape: numbers where it is fixed, as graphs for export need it, tensors where it is known only when run."""
+    return [tf.shape(x)[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 
 def norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, kind: NormKind) -> Tensor:

@@ -23,6 +23,20 @@ class StoredVersion:
     files: int
     nbytes: int
 
+    @property
+    def state(self) -> str:
+        """In a word."""
+        if not self.complete:
+            return "unfinished"
+        return "current" if self.current else "replaced"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreList:
+    """The stores of a device."""
+
+    stores: tuple[StoredVersion, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Freed:

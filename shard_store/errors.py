@@ -5,11 +5,11 @@
     │   └── ChecksumError  bytes on flash that differ from what was written
     ├── CheckpointError    a model directory that cannot be packaged
     ├── DataError          a file of labelled texts that cannot be used
+    ├── TrainingError      a training that cannot start, continue or go on
     ├── PlanError          a plan that this store or device cannot run
     │   └── BudgetError    a memory budget too small for the plan
     ├── RequestError       a request that is malformed or too long
     ├── CostsError         device costs that are malformed or of another device
-    ├── DataError          a file of labelled texts that cannot be used
     ├── ExecutorError      the TFLite runtime is missing or refused a call
     └── DeviceError        a device that cannot be reached or written
         └── ConnectionLost it could be reached, but no longer can: worth another try
@@ -36,6 +36,10 @@ class CheckpointError(StiError):
 
 class DataError(StiError):
     """A file of labelled texts is unreadable, malformed or does not fit the model."""
+
+
+class TrainingError(StiError):
+    """A training has unusable options, differs from the one to continue, or diverges."""
 
 
 class PlanError(StiError):

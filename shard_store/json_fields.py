@@ -45,6 +45,10 @@ class JsonFields:
         """Whether a field that may be left out is there."""
         return name in self._left
 
+    def names(self) -> list[str]:
+        """The fields that nobody has taken yet."""
+        return list(self._left)
+
     def integer(self, name: str, low: int, high: int) -> int:
         """An integer from low to high."""
         return integer(self.take(name), f"{self.where}.{name}", low, high)

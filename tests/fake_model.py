@@ -8,12 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.answers import embedding_size
-from device_agent.engine import Answer, RunReport
+from device_agent.generator import Generator
+from device_agent.goal import NO_GOAL, Goal
 from device_agent.memory import Ledger
 from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan, uniform_plan
+from device_agent.promise import Outcome
+from device_agent.prompt import PromptEncoder
+from device_agent.report import Answer, RunReport
 from device_agent.text import Text, Tokens
+from shard_store.errors import BudgetError, RequestError
 from shard_store.head import Head, HeadKind, Scores
 from shard_store.manifest import Manifest
 
@@ -48,6 +53,7 @@ class Call:
     inputs: tuple[Text, ...]
     plan: Plan
     truncate: bool
+    goal: Goal = NO_GOAL
 
 
 @dataclass
@@ -64,31 +70,43 @@ class FakeModel:
     release: Event = field(default_factory=Event)
     cancelled: Event = field(default_factory=Event)
     closed: Event = field(default_factory=Event)
+    settled: Event = field(default_factory=Event)
 
     def reset(self) -> None:
         """As new."""
         self.failure, self.hold, self.ledger = None, False, Ledger()
         self.calls.clear()
-        for event in (self.begun, self.release, self.cancelled, self.closed):
+        for event in (self.begun, self.release, self.cancelled, self.closed, self.settled):
             event.clear()
 
     def uniform_plan(self, bits: int | None = None, layers: int | None = None, slices: int | None = None) -> Plan:
         return uniform_plan(self.manifest, 8 if bits is None else bits, layers, slices)
 
-    def check(self, plan: Plan) -> None:
-        plan.check(self.manifest)
+    def ready(self, plan: Plan | None, goal: Goal) -> None:
+        if plan:
+            plan.check(self.manifest)
+
+    def set_budget(self, budget_bytes: int) -> None:
+        if budget_bytes < 100:
+            raise BudgetError(f"memory budget {budget_bytes} is too small")
+        self.budget_bytes = budget_bytes
+
+    def settle(self, interrupted: Callable[[], bool]) -> bool:
+        self.settled.set()
+        return not interrupted()
 
     def answer(
         self,
         inputs: Sequence[Text],
         plan: Plan | None = None,
         *,
+        goal: Goal = NO_GOAL,
         truncate: bool = False,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Answer:
-        assert plan is not None
+        plan = plan or self.uniform_plan()
         plan.check(self.manifest)
-        self.calls.append(Call(tuple(inputs), plan, truncate))
+        self.calls.append(Call(tuple(inputs), plan, truncate, goal))
         self.begun.set()
         if self.failure:
             raise self.failure
@@ -97,7 +115,7 @@ class FakeModel:
                 self.cancelled.set()
                 raise Cancelled("cancelled")
         tokens = tuple(fake_tokens(text) for text in inputs)
-        return Answer(tuple(self.output(len(item)) for item in tokens), tokens, _report(plan, tokens))
+        return Answer(tuple(self.output(len(item)) for item in tokens), tokens, _report(plan, tokens, goal))
 
     def output(self, tokens: int) -> npt.NDArray[np.float32]:
         """(24,) for embeddings, (labels,) or (tokens, labels) otherwise, from the number of tokens alone."""
@@ -107,13 +125,23 @@ class FakeModel:
         logits = np.roll(np.linspace(-1, 1, len(head.labels), dtype=np.float32), tokens)
         return np.stack([np.roll(logits, n) for n in range(tokens)]) if head.kind.value.startswith("token") else logits
 
+    @property
+    def prompts(self) -> PromptEncoder:
+        raise RequestError("generates no text")
+
+    @property
+    def generator(self) -> Generator:
+        raise RequestError("generates no text")
+
     def close(self) -> None:
         self.closed.set()
 
 
-def _report(plan: Plan, tokens: Sequence[Tokens]) -> RunReport:
+def _report(plan: Plan, tokens: Sequence[Tokens], goal: Goal) -> RunReport:
+    target_ms = goal.target_ms
+    outcome = None if target_ms is None else Outcome(target_ms, 30.0, 35.0, 0.25, 800, "for a test")
     return RunReport(
         layers=len(plan.layers), slices=plan.slices, bits=plan.bitwidths, resident_layers=1,
         tokens=sum(map(len, tokens)), sequences=(16,), passes=1, times=PhaseTimes(1.0, 2.0, 3.0, 4.0, 5.0),
-        budget_bytes=1000, model_peak_bytes=900, process_peak_bytes=5000,
+        budget_bytes=1000, model_peak_bytes=900, process_peak_bytes=5000, plans=(plan,), outcome=outcome, answer_ms=6.0,
     )  # fmt: skip

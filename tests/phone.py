@@ -26,7 +26,8 @@ PORT = 5555
 SHELL_UID = 2000  # Android's `shell`
 SMALL_BYTES = 4 << 20
 PYTHON = f"/data/host/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
-PYTHONPATH = "/data/host/checkout:/data/host/packages"  # what PYTHON needs to run the agent
+# Has what the agent needs, but not the agent. Its libpython may lie elsewhere where the shell user may not look.
+AGENT_PYTHON = f"env LD_LIBRARY_PATH=/data/host/python/lib PYTHONPATH=/data/host/packages {PYTHON}"
 
 _START_SECONDS = 10.0
 _TOOLS = "usr/lib/android-sdk/platform-tools"

@@ -35,7 +35,7 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int | 
 
 def test_defaults_are_those_of_the_engine() -> None:
     options = make_parser().parse_args(["serve", "--store", "x"])
-    assert (options.host, options.port, options.threads, options.agents) == ("127.0.0.1", 8765, 1, 1)
+    assert (options.host, options.port, options.threads, options.agents) == ("127.0.0.1", 8765, 1, None)
     assert (options.layers_in_flight, options.direct, options.memory_mb) == (2, False, None)
     assert make_parser().parse_args(["serve", "--store", "x", "--direct"]).direct
 

@@ -57,4 +57,4 @@ def test_a_runtime_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_device_without_the_agent_says_so(tmp_path: Path) -> None:
     command = [sys.executable, "-I", "-S", "-", "--stores", str(tmp_path)]
     done = subprocess.run(command, input=SOURCE.read_bytes(), cwd=tmp_path, capture_output=True, check=True)
-    assert "the agent cannot be imported" in json.loads(done.stdout)["executor"]["error"]
+    assert json.loads(done.stdout)["executor"] == {"error": "No module named 'device_agent'", "installed": False}

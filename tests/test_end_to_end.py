@@ -9,10 +9,12 @@ import httpx
 import numpy as np
 import pytest
 
-from device_agent.engine import Answer, Engine, EngineOptions
+from device_agent.engine import Engine, EngineOptions
+from device_agent.goal import NO_GOAL, Goal
 from device_agent.head import softmax
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan
+from device_agent.report import Answer
 from device_agent.text import Text
 from shard_store.reader import Store
 from tests.cli_runs import Sti
@@ -135,11 +137,12 @@ class WatchedEngine(Engine):
         inputs: Sequence[Text],
         plan: Plan | None = None,
         *,
+        goal: Goal = NO_GOAL,
         truncate: bool = False,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Answer:
         try:
-            return super().answer(inputs, plan, truncate=truncate, cancelled=cancelled)
+            return super().answer(inputs, plan, goal=goal, truncate=truncate, cancelled=cancelled)
         except Exception as error:
             self.ended.append(error)
             raise

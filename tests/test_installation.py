@@ -1,5 +1,6 @@
 """The agent's program on a device."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -76,8 +77,7 @@ def test_a_bundle_that_arrives_damaged_is_not_used(folder: Path) -> None:
 
 
 def test_a_python_that_has_everything_is_used_as_it_is(folder: Path) -> None:
-    installation = Installation(LocalShell(), str(folder), sys.executable)
-    installation.install()
+    installation = Installation(LocalShell(), str(folder), sys.executable, install=True)
     assert installation.python() == sys.executable
     assert not folder.exists()
 
@@ -87,14 +87,13 @@ def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=r"lacks ai-edge-litert>=2.3,<2.4, .*; start with --install"):
         installation.python()
     with pytest.raises(DeviceError, match="has no Python"):
-        Installation(LocalShell(), str(folder), "no-such-python").python()
-    with pytest.raises(DeviceError, match="no Python"):
-        Installation(LocalShell(), str(folder), "no-such-python").install()
+        Installation(LocalShell(), str(folder), "no-such-python", install=True).python()
 
 
 def test_installing_makes_a_venv_and_runs_pip_there(folder: Path, tmp_path: Path) -> None:
     python = bare_python(tmp_path, 'echo "$@" >> "$(dirname "$0")/asked"')
-    Installation(LocalShell(), str(folder), python).install()
+    found = Installation(LocalShell(), str(folder), python, install=True).python()
+    assert found == f"{shlex.quote(str(folder / 'venv'))}/bin/python"
     asked = (folder / "venv" / "bin" / "asked").read_text()
     assert asked.startswith("-m pip install") and "ai-edge-litert>=2.3,<2.4" in asked
 
@@ -102,7 +101,7 @@ def test_installing_makes_a_venv_and_runs_pip_there(folder: Path, tmp_path: Path
 def test_pips_last_words_are_the_reason(folder: Path, tmp_path: Path) -> None:
     python = bare_python(tmp_path, 'echo "trying" >&2; echo "ERROR: No matching distribution found" >&2; exit 1')
     with pytest.raises(DeviceError, match="cannot install the agent's requirements: ERROR: No matching distribution"):
-        Installation(LocalShell(), str(folder), python).install()
+        Installation(LocalShell(), str(folder), python, install=True).python()
 
 
 def test_a_python_without_venv_is_told(folder: Path, tmp_path: Path) -> None:
@@ -113,7 +112,7 @@ def test_a_python_without_venv_is_told(folder: Path, tmp_path: Path) -> None:
     )
     python.chmod(0o755)
     with pytest.raises(DeviceError, match="cannot make a venv: No module named venv"):
-        Installation(LocalShell(), str(folder), str(python)).install()
+        Installation(LocalShell(), str(folder), str(python), install=True).python()
 
 
 def test_a_command_that_says_nothing_has_an_exit_status(folder: Path) -> None:

@@ -101,6 +101,7 @@ def test_a_runtime_that_is_missing_or_old(version: str | None) -> None:
         (ExecutorFound("in-place"), Level.OK),
         (ExecutorFound("constant", proven=True), Level.WARNING),
         (ExecutorFound(error="no TFLite runtime found"), Level.PROBLEM),
+        (ExecutorFound(error="No module named 'device_agent'", installed=False), Level.WARNING),
     ],
 )
 def test_executors(found: ExecutorFound, level: Level) -> None:

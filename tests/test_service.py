@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from device_agent.goal import Goal
 from device_agent.head import softmax
 from device_agent.plan import plan_to_json, uniform_plan
 from device_agent.plan_choice import PlanChoice
@@ -200,7 +201,7 @@ def test_every_answer_reports_its_run(embedding_client: httpx.Client) -> None:
     assert embedding_client.post("/v1/embeddings", json={"input": "a b"}).json()["sti"] == {
         "layers": 2, "slices": 4, "bits": [8], "resident_layers": 1, "executor": "constant",
         "passes": 1, "sequences": [16], "tokens": 2,
-        "read_ms": 1.0, "prepare_ms": 2.0, "execute_ms": 3.0, "wait_ms": 4.0, "total_ms": 5.0,
+        "read_ms": 1.0, "prepare_ms": 2.0, "execute_ms": 3.0, "wait_ms": 4.0, "total_ms": 5.0, "answer_ms": 6.0,
         "budget_bytes": 1000, "model_peak_bytes": 900, "process_peak_bytes": 5000,
     }  # fmt: skip
 
@@ -521,9 +522,62 @@ def test_stopping_the_server_stops_a_run(embedder: FakeModel) -> None:
 def test_the_documentation_names_every_route_and_field(embedding_client: httpx.Client) -> None:
     page = (Path(__file__).parents[1] / "docs" / "http.md").read_text("utf-8")
     schema = embedding_client.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/health", "/v1/models", "/v1/embeddings", "/v1/classify"}
-    kinds = ("EmbeddingRequest", "ClassifyRequest", "RunSummary", "Health", "ModelCard", "Sizes", "ErrorBody")
+    assert set(schema["paths"]) == {
+        "/health", "/v1/models", "/v1/budget", "/v1/embeddings", "/v1/classify", "/v1/images/classify",
+        "/v1/completions", "/v1/chat/completions",
+    }  # fmt: skip
+    kinds = (
+        "EmbeddingRequest", "ClassifyRequest", "ImageClassifyRequest", "CompletionRequest", "ChatRequest",
+        "GenerationSummary", "RunSummary", "Health", "ModelCard", "Sizes", "ErrorBody",
+    )  # fmt: skip
     named = {field for kind in kinds for field in schema["components"]["schemas"][kind]["properties"]}
     openais = {"object", "id", "created", "owned_by"}
     for text in (*schema["paths"], *named - openais):
         assert text in page, text
+
+
+def test_a_target_reaches_the_model(embedding_client: httpx.Client, embedder: FakeModel) -> None:
+    body = {"input": "a", "target_ms": 40, "memory_mb": 2.5, "show_plan": True}
+    summary = embedding_client.post("/v1/embeddings", json=body).json()["sti"]
+    assert embedder.calls[-1].goal == Goal(40.0, int(2.5 * (1 << 20)))
+    assert (summary["target_ms"], summary["predicted_ms"], summary["measured_ms"]) == (40, 30, 35)
+    assert (summary["met"], summary["reason"], len(summary["plans"])) == (True, "for a test", 1)
+    assert embedding_client.post("/v1/embeddings", json={"input": "a", "plan": summary["plans"][0]}).status_code == 200
+    plain = embedding_client.post("/v1/embeddings", json={"input": "a"}).json()["sti"]
+    assert not {"target_ms", "met", "plans"} & set(plain)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"target_ms": 0}, "target_ms"),
+        ({"target_ms": -1}, "target_ms"),
+        ({"target_ms": "soon"}, "target_ms"),
+        ({"memory_mb": 0}, "memory_mb"),
+        ({"target_ms": 10, "bits": 8}, "give no plan, bits, layers or slices with it"),
+    ],
+)
+def test_impossible_goals_are_refused(embedding_client: httpx.Client, fields: dict[str, object], message: str) -> None:
+    answer = embedding_client.post("/v1/embeddings", json={"input": "a", **fields})
+    assert answer.status_code == 400
+    assert message in answer.text
+
+
+def test_the_budget_can_be_changed(embedding_client: httpx.Client, embedder: FakeModel) -> None:
+    try:
+        answer = embedding_client.put("/v1/budget", json={"memory_mb": 0.5})
+        assert (answer.status_code, answer.json()) == (200, {"memory_mb": 0.5})
+        assert embedding_client.get("/health").json()["budget_bytes"] == 1 << 19
+        refused = embedding_client.put("/v1/budget", json={"memory_mb": 1e-5})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "budget_too_small")
+        assert embedder.budget_bytes == 1 << 19
+        assert embedding_client.put("/v1/budget", json={"memory_mb": 0}).status_code == 400
+        assert embedding_client.put("/v1/budget", json={"memory": 5}).status_code == 400
+    finally:
+        embedder.budget_bytes = 1000
+
+
+def test_layers_settle_when_nothing_waits(embedding_client: httpx.Client, embedder: FakeModel) -> None:
+    embedder.settled.clear()
+    assert embedding_client.post("/v1/embeddings", json={"input": "a"}).status_code == 200
+    assert embedder.settled.wait(20)

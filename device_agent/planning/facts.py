@@ -25,3 +25,4 @@ class Facts:
     fixed_bytes: int  # tensors that are held as long as the model
     agent_bytes: int  # of one loading agent
     text_bytes: Mapping[int, int]  # by sequence: activations of one text
+    prepare_lanes: int = 1  # layers that can be prepared at the same time, beside execution: idle cores

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from device_agent.plan import LayerPlan, Plan, Residency
+from device_agent.plan import LayerPlan, Plan, Residency, Schedule
 from device_agent.planning.facts import Facts
-from device_agent.planning.schedule import LayerSpans, Work, schedule
+from device_agent.planning.schedule import LayerSpans, Way, Work, schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,21 @@ def forecast(
     )
     work = [_work(facts, p, sequence, texts, ready=p.layer in held) for p in plan.layers]
     indices = [p.layer for p in plan.layers]
-    factor = facts.costs.loading_factor
-    layers = schedule(
-        indices, work, factor,
-        agents=plan.loading_agents, in_flight=plan.layers_in_flight, start_ms=preload_ms,
-    )  # fmt: skip
+    layers = schedule(indices, work, way_of(facts, plan), preload_ms)
     pass_ms = facts.costs.pass_ms
     return Forecast(layers[-1].execute.end_ms + pass_ms, pass_ms, preload_ms, tuple(layers))
+
+
+def way_of(facts: Facts, plan: Plan) -> Way:
+    """How the plan's loads pass through the pipeline of this device."""
+    pipelined = plan.schedule is Schedule.PIPELINED
+    return Way(
+        agents=plan.loading_agents,
+        in_flight=plan.layers_in_flight if pipelined else len(plan.layers),
+        lanes=facts.prepare_lanes,
+        loading_factor=facts.costs.loading_factor,
+        load_first=plan.schedule is Schedule.LOAD_FIRST,
+    )
 
 
 def _work(facts: Facts, layer: LayerPlan, sequence: int, texts: int, *, ready: bool) -> Work:

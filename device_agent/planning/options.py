@@ -23,18 +23,15 @@ class Options:
     nbytes: npt.NDArray[np.int64]
     transfer_ms: Floats  # of the bytes, without latency
     prepare_ms: Floats  # without the layer's own
+    load_ms: Floats  # transfer and prepare
     loss: Floats
     best: Indices  # (layers, slices): least loss, then least load
+    least_loss: Floats  # (layers, slices): of a layer's slices up to this one, at the best
 
     @property
     def key(self) -> tuple[int, ...]:
         """The bitwidths."""
         return tuple(self.bitwidths.tolist())
-
-    @property
-    def load_ms(self) -> Floats:
-        """Transfer and prepare."""
-        return self.transfer_ms + self.prepare_ms
 
 
 def options_of(facts: Facts, bitwidths: Sequence[int]) -> Options:
@@ -45,5 +42,7 @@ def options_of(facts: Facts, bitwidths: Sequence[int]) -> Options:
     transfer_ms = nbytes / facts.costs.read.bytes_per_ms
     shard_ms = np.array([facts.costs.prepare[kind].shard_ms[b] for b in bitwidths])
     prepare_ms = np.broadcast_to(shard_ms, loss.shape)
-    best = np.lexsort((transfer_ms + prepare_ms, loss), axis=-1)[..., 0]
-    return Options(kind, np.array(bitwidths), nbytes, transfer_ms, prepare_ms, loss, best)
+    load_ms = transfer_ms + prepare_ms
+    best = np.lexsort((load_ms, loss), axis=-1)[..., 0]
+    least_loss = np.cumsum(loss.min(axis=2), axis=1)
+    return Options(kind, np.array(bitwidths), nbytes, transfer_ms, prepare_ms, load_ms, loss, best, least_loss)

@@ -2,8 +2,8 @@
 
 The same rules as device_agent.pipeline and crew. Loads are launched in order: the first `in_flight` at once, each
 further one when a loaded layer has been executed. A free agent takes the first load that waits. The flash device
-serves one load at a time, in order. Executing takes `loading_factor` times as long for as long as a launched load is
-under way. Every end is a non-decreasing function of every duration.
+serves one load at a time, and `lanes` cores prepare, both in the order of the loads. Executing takes `loading_factor`
+times as long for as long as a launched load is under way. Every end is a non-decreasing function of every duration.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,17 @@ class Work:
     prepare_ms: float
     execute_ms: float  # for all texts, beside no loading
     loads: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How loads pass through the pipeline."""
+
+    agents: int
+    in_flight: int
+    lanes: int = 1  # layers that can be prepared at the same time
+    loading_factor: float = 1.0
+    load_first: bool = False  # nothing executes before everything has been loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,50 +50,70 @@ class LayerSpans:
     execute: Span
 
 
-def schedule(
-    layers: Sequence[int], work: Sequence[Work], loading_factor: float, *,
-    agents: int, in_flight: int, start_ms: float,
-) -> list[LayerSpans]:  # fmt: skip
-    """Spans of every layer, by the position in the run."""
-    waiting = iter([item for item in work if item.loads])
-    loads: list[tuple[int, Span, Span]] = []
-    free = [start_ms] * agents
-    flash_ms = loading_ms = start_ms
+@dataclass(frozen=True, slots=True)
+class _Load:
+    agent: int
+    read: Span
+    prepare: Span
 
-    def launch(now: float) -> None:
-        nonlocal flash_ms, loading_ms
-        if (item := next(waiting, None)) is None:
+
+class _Loading:
+    """The loads of a run, and when everything that they need is free again."""
+
+    def __init__(self, work: Sequence[Work], way: Way, start_ms: float) -> None:
+        self._waiting = iter([item for item in work if item.loads])
+        self._agents = [start_ms] * way.agents
+        self._lanes = [start_ms] * way.lanes
+        self._flash_ms = start_ms
+        self.done: list[_Load] = []
+        self.end_ms = start_ms  # of all that were launched
+
+    def launch(self, now_ms: float) -> None:
+        """The next load, if there is one."""
+        item = next(self._waiting, None)
+        if item is None:
             return
-        agent = min(range(agents), key=free.__getitem__)
-        begin = max(now, free[agent])
+        agent, lane = _first(self._agents), _first(self._lanes)
+        start_ms = max(now_ms, self._agents[agent])
         if item.read_ms > 0:
-            begin = max(begin, flash_ms)
-            flash_ms = begin + item.read_ms
-        read = Span(begin, begin + item.read_ms)
-        prepare = Span(read.end_ms, read.end_ms + item.prepare_ms)
-        free[agent] = prepare.end_ms
-        loading_ms = max(loading_ms, prepare.end_ms)
-        loads.append((agent, read, prepare))
+            start_ms = max(start_ms, self._flash_ms)
+            self._flash_ms = start_ms + item.read_ms
+        read = Span(start_ms, start_ms + item.read_ms)
+        prepare_ms = max(read.end_ms, self._lanes[lane])
+        prepare = Span(prepare_ms, prepare_ms + item.prepare_ms)
+        self._agents[agent] = self._lanes[lane] = prepare.end_ms
+        self.end_ms = max(self.end_ms, prepare.end_ms)
+        self.done.append(_Load(agent, read, prepare))
 
-    for _ in range(in_flight):
-        launch(start_ms)
-    now, taken, spans = start_ms, 0, []
+
+def schedule(layers: Sequence[int], work: Sequence[Work], way: Way, start_ms: float = 0.0) -> list[LayerSpans]:
+    """Spans of every layer, by the position in the run."""
+    loading = _Loading(work, way, start_ms)
+    for _ in range(way.in_flight):
+        loading.launch(start_ms)
+    now = loading.end_ms if way.load_first else start_ms
+    taken, spans = 0, []
     for layer, item in zip(layers, work, strict=True):
-        agent, read, prepare = loads[taken] if item.loads else (None, None, None)
-        begin = max(now, prepare.end_ms) if prepare else now
-        now = executed_ms(begin, item.execute_ms, loading_factor, loading_ms)
-        spans.append(LayerSpans(layer, agent, read, prepare, Span(begin, now)))
-        if item.loads:
+        load = loading.done[taken] if item.loads else None
+        begin = max(now, load.prepare.end_ms) if load else now
+        now = executed_ms(begin, item.execute_ms, way.loading_factor, loading.end_ms)
+        span = Span(begin, now)
+        spans.append(
+            LayerSpans(layer, load.agent, load.read, load.prepare, span)
+            if load
+            else LayerSpans(layer, None, None, None, span)
+        )
+        if load:
             taken += 1
-            launch(now)
+            loading.launch(now)
     return spans
 
 
 def executed_ms(begin_ms: float, execute_ms: float, loading_factor: float, loading_ms: float) -> float:
     """When an execution ends that is slower until `loading_ms`, when all launched loads are done."""
-    beside = loading_ms - begin_ms
-    if beside <= 0:
-        return begin_ms + execute_ms
-    if beside >= execute_ms * loading_factor:
-        return begin_ms + execute_ms * loading_factor
-    return begin_ms + beside + execute_ms - beside / loading_factor
+    beside = min(max(loading_ms - begin_ms, 0.0), execute_ms * loading_factor)
+    return begin_ms + beside + (execute_ms - beside / loading_factor)
+
+
+def _first(free: Sequence[float]) -> int:
+    return min(range(len(free)), key=free.__getitem__)

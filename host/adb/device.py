@@ -18,6 +18,9 @@ class AgentHost(Protocol):
     def agent(self) -> RunningAgent | None:
         """The agent that runs, with its URL here."""
 
+    def port(self) -> int | None:
+        """The port of the running agent on the device."""
+
     def stop(self) -> bool:
         """Stop the agent. False if none was running."""
 
@@ -41,6 +44,10 @@ class AdbDevice(AdbFiles):
     def agent(self) -> RunningAgent | None:
         """The agent that runs."""
         return self._agents.agent()
+
+    def agent_port(self) -> int | None:
+        """The port of the running agent on the device."""
+        return self._agents.port()
 
     def stop_agent(self) -> bool:
         """Stop the agent."""

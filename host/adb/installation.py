@@ -13,16 +13,22 @@ _VENV = "venv"
 
 
 class Installation:
-    """A folder of the device with `sti-agent-HASH.zip` and, after `install`, a virtual environment `venv`."""
+    """A folder of the device with `sti-agent-HASH.zip` and, once installed, a virtual environment `venv`.
 
-    def __init__(self, shell: Shell, folder: str, python: str | None = None) -> None:
+    python: the only command to try. install: whether missing requirements may be installed.
+    """
+
+    def __init__(self, shell: Shell, folder: str, python: str | None = None, *, install: bool = False) -> None:
         self._shell = shell
         self._python = python
+        self._install = install
         self.folder = folder
 
     def python(self) -> str:
         """The command of a Python that can run the agent. Raises DeviceError with what is missing."""
         found = self._found()
+        if self._install and found and not found.facts.old and not found.fit:
+            return self._install_with(found.command)
         if found is None:
             raise DeviceError(f"the device has no Python ({self._tried()}); install one or name it with --python")
         if found.facts.old:
@@ -38,21 +44,17 @@ class Installation:
     def _tried(self) -> str:
         return ", ".join(candidates(f"{self.folder}/{_VENV}", self._python))
 
-    def install(self) -> None:
-        """Make a virtual environment with the agent's requirements, unless one Python has them already.
+    def _install_with(self, python: str) -> str:
+        """Make a virtual environment with the agent's requirements; its Python.
 
         Raises DeviceError with the last words of pip: the device needs a network.
         """
-        found = self._found()
-        if found is None or found.facts.old:
-            raise DeviceError(f"no Python 3.10 or newer on the device ({self._tried()}); install one (docs/devices.md)")
-        if found.fit:
-            return
         venv = shlex.quote(f"{self.folder}/{_VENV}")
-        self._succeed(f"mkdir -p {shlex.quote(self.folder)} && {found.command} -m venv {venv}", "make a venv")
+        self._succeed(f"mkdir -p {shlex.quote(self.folder)} && {python} -m venv {venv}", "make a venv")
         requirements = " ".join(map(shlex.quote, REQUIREMENTS))
         pip = f"{venv}/bin/python -m pip install --disable-pip-version-check --no-input --quiet {requirements}"
         self._succeed(pip, "install the agent's requirements")
+        return f"{venv}/bin/python"
 
     def bundle(self) -> str:
         """Path of the bundle on the device, which is sent if it is not there. Older ones are removed."""

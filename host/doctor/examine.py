@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import device_agent
+from host.adb.line import AdbLine
+from host.agent_bundle import agent_bundle
 from host.device import STORES
-from host.device_python import ExecutorFound, Flash, ask_python, find_python
+from host.device_python import ExecutorFound, Flash, ask_python, candidates, find_python
 from host.device_shell import LocalShell, Shell
 from host.doctor.check import Check, Level
 from host.doctor.judge import Judge, Needs
@@ -43,12 +45,19 @@ def local_patient(folder: Path, needs: Needs, python: str | None = None) -> Pati
     return Patient("local", LocalShell(), str(folder), (python or shlex.quote(sys.executable),), packages, needs)
 
 
+def adb_patient(line: AdbLine, folder: str, needs: Needs, python: str | None = None) -> Patient:
+    """A device that is reached by ADB."""
+    pythons = candidates(f"{folder}/venv", python)
+    return Patient(str(line.spec), line, folder, pythons, f"{folder}/{agent_bundle().name}", needs)
+
+
 def examine(patient: Patient, progress: Progress) -> Iterator[Check]:
     """Findings about a device. One that is lost on the way is a finding too."""
     judge = Judge(patient.name, patient.needs)
     try:
         progress("ask the shell", 0, _STEPS)
         facts = shell_facts(patient.shell, patient.folder, patient.clock)
+        yield judge.connection()
         yield from judge.shell(facts)
         progress("look for Python", 1, _STEPS)
         python = find_python(patient.shell, patient.pythons)

@@ -34,6 +34,10 @@ class Judge:
     where: str
     needs: Needs = Needs()
 
+    def connection(self) -> Check:
+        """A shell that has answered."""
+        return self._ok("connection", "the shell answers")
+
     def shell(self, facts: ShellFacts) -> Iterator[Check]:
         """What needs no Python."""
         yield self._ok("system", f"{_android_name(facts.android)}, {facts.machine}, user {facts.user}")
@@ -69,8 +73,12 @@ class Judge:
 
     def executor(self, found: ExecutorFound) -> Iterator[Check]:
         """Which executor int8 layers will have."""
+        if not found.installed:
+            remedy = "start the agent once: `sti agent start` brings it"
+            yield self._warning("executor", "not known: the agent was never started here", remedy)
+            return
         if found.name is None:
-            yield self._problem("executor", f"none: {found.error}", "start the agent once, which installs it")
+            yield self._problem("executor", f"none: {found.error}", "see the lines on runtime and packages")
             return
         note = "tried on a store" if found.proven else "expected; push a store to have it tried"
         if found.name == "in-place":

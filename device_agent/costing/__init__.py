@@ -1,0 +1,1 @@
+"""Measures what reading, preparing and executing cost on this device."""

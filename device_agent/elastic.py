@@ -1,0 +1,120 @@
+"""Chooses what to run for a target: from the profile, this device's costs and what is in memory already."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from device_agent.costs import DeviceCosts
+from device_agent.drift import Drift
+from device_agent.phases import PhaseTimes
+from device_agent.plan import Plan, Residency
+from device_agent.planning.ask import Ask
+from device_agent.planning.choice import Choice
+from device_agent.planning.facts import Facts
+from device_agent.planning.latency import Forecast, forecast
+from device_agent.planning.memory_use import predicted_peak_bytes
+from device_agent.planning.planner import choose_plan
+from device_agent.planning.schedule import Span
+from device_agent.promise import Promise
+
+_CHOICES_KEPT = 256
+
+PresentLayers = Callable[[Plan], frozenset[int]]  # the plan's layers that are in memory, as it wants them
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to run now, what that promises, and the plan to get ready for when there is time."""
+
+    plan: Plan
+    promise: Promise
+    settled: Plan
+
+
+class Elastic:
+    """The planner of one engine; remembers its choices, and corrects its costs by what runs show."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._measured = facts.costs
+        self._facts = facts
+        self._drift = Drift()
+        self._choose = lru_cache(_CHOICES_KEPT)(self._chosen)
+
+    @property
+    def costs(self) -> DeviceCosts:
+        """In use now."""
+        return self._facts.costs
+
+    def choose(self, ask: Ask) -> Choice:
+        """The best plan for when all that should stay is in memory. Raises BudgetError."""
+        return self._choose(ask)
+
+    def _chosen(self, ask: Ask) -> Choice:
+        return choose_plan(self._facts, ask)
+
+    def decide(self, ask: Ask, present: PresentLayers) -> Decision:
+        """What to run now. Layers that are to stay but are not there yet are streamed: to load them takes longer.
+
+        If the target does not allow for that, a plan that streams everything is tried. Raises BudgetError.
+        """
+        best = self.choose(ask)
+        settled = best.plan
+        runs = [(self._forecast(plan, ask), plan, best) for plan in self._as_present(settled, ask, present)]
+        if not runs or (best.met and not _in_time(runs[0][0], ask)):
+            cold = self.choose(replace(ask, residency=False))
+            runs += [(self._forecast(plan, ask), plan, cold) for plan in self._as_present(cold.plan, ask, present)]
+        in_time = (run for run in runs if _in_time(run[0], ask))
+        expected, plan, choice = next(in_time, None) or min(runs, key=lambda run: run[0].total_ms)
+        return Decision(plan, self._promise(expected, plan, choice, ask), settled)
+
+    def _as_present(self, plan: Plan, ask: Ask, present: PresentLayers) -> Iterator[Plan]:
+        """The plan without the residents that are missing, if there is memory to stream them."""
+        there = present(plan)
+        streamed = plan.with_residency(
+            [layer.residency if layer.layer in there else Residency.STREAMED for layer in plan.layers]
+        )
+        for in_flight in sorted({streamed.layers_in_flight, 1}, reverse=True):
+            agents = min(streamed.loading_agents, in_flight)
+            now = replace(streamed, layers_in_flight=in_flight, loading_agents=agents)
+            if self._peak(now, ask) <= ask.budget_bytes:
+                yield now
+                return
+
+    def _promise(self, expected: Forecast, plan: Plan, choice: Choice, ask: Ask) -> Promise:
+        reason = choice.reason
+        if reason is None and not _in_time(expected, ask):
+            reason = (
+                f"the layers that are to stay are not in memory yet; this run takes about {expected.total_ms:.0f} ms, "
+                f"later ones {choice.predicted_ms:.0f} ms"
+            )
+        return Promise(expected.total_ms, choice.predicted_loss, self._peak(plan, ask), reason, phases_of(expected))
+
+    def _forecast(self, plan: Plan, ask: Ask) -> Forecast:
+        return forecast(self._facts, plan, ask.sequence, ask.texts)
+
+    def _peak(self, plan: Plan, ask: Ask) -> int:
+        return predicted_peak_bytes(self._facts, plan, ask.sequence, ask.texts)
+
+    def observe(self, promised: PhaseTimes, measured: PhaseTimes) -> None:
+        """Learn from a pass that was promised."""
+        if self._drift.observe(promised, measured):
+            self._facts = replace(self._facts, costs=self._drift.correct(self._measured))
+            self._choose.cache_clear()
+
+
+def phases_of(expected: Forecast) -> PhaseTimes:
+    """A forecast, added up by phase as a run is."""
+    return PhaseTimes(
+        read_ms=sum(_ms(layer.read) for layer in expected.layers),
+        prepare_ms=sum(_ms(layer.prepare) for layer in expected.layers),
+        execute_ms=sum(_ms(layer.execute) for layer in expected.layers),
+        total_ms=expected.total_ms,
+    )
+
+
+def _ms(span: Span | None) -> float:
+    return span.end_ms - span.start_ms if span else 0.0
+
+
+def _in_time(expected: Forecast, ask: Ask) -> bool:
+    return ask.target_ms is None or expected.total_ms <= ask.target_ms

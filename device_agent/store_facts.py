@@ -1,0 +1,65 @@
+"""All that the planner needs to know of an open store on this device."""
+
+import math
+
+from device_agent.costs import DeviceCosts
+from device_agent.loading import READ_BYTES, agent_bytes
+from device_agent.memory import LayerFootprint, layer_footprint
+from device_agent.planning.facts import Facts
+from shard_store.errors import PlanError
+from shard_store.geometry import Geometry
+from shard_store.manifest import Manifest
+from shard_store.profile import Profile
+from shard_store.reader import Store
+from shard_store.shard_layout import SHARD_ALIGNMENT
+from shard_store.span import align
+from shard_store.template import TemplateKind
+
+
+def store_facts(store: Store, costs: DeviceCosts) -> Facts:
+    """Facts of a store on the device that was measured. Raises PlanError for a store without a profile."""
+    manifest = store.manifest
+    return Facts(
+        geometry=manifest.geometry,
+        profile=check_profile(manifest),
+        costs=costs,
+        shard_bytes=shard_bytes(manifest),
+        read_bytes=READ_BYTES,
+        layer_memory=layer_memory(store),
+        fixed_bytes=sum(4 * math.prod(tensor.shape) for tensor in manifest.resident.values()),
+        agent_bytes=agent_bytes(manifest),
+        text_bytes={sequence: text_bytes(manifest.geometry, sequence) for sequence in manifest.description.sequences},
+    )
+
+
+def check_profile(manifest: Manifest) -> Profile:
+    """The store's profile. Raises PlanError if it has none."""
+    if manifest.profile is None:
+        raise PlanError(
+            f"{manifest.description.model} has no importance profile, so nothing can be planned for a target; "
+            "make one with `sti profile` and push the store again"
+        )
+    return manifest.profile
+
+
+def shard_bytes(manifest: Manifest) -> dict[int, tuple[tuple[int, ...], ...]]:
+    """By bitwidth: [layer][slice], with the padding that is read along."""
+    return {
+        bitwidth: tuple(tuple(align(span.nbytes, SHARD_ALIGNMENT) for span in layer) for layer in layers)
+        for bitwidth, layers in manifest.shards.items()
+    }
+
+
+def layer_memory(store: Store) -> dict[tuple[TemplateKind, int, int], LayerFootprint]:
+    """By kind, slices and sequence."""
+    return {
+        (key.kind, key.slices, key.sequence): layer_footprint(
+            store.template(key.kind, key.slices, key.sequence), store.manifest.geometry
+        )
+        for key in store.manifest.templates
+    }
+
+
+def text_bytes(geometry: Geometry, sequence: int) -> int:
+    """Activations of one text between layers: two hidden states and the mask."""
+    return 4 * (2 * sequence * geometry.hidden + sequence)

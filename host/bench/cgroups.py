@@ -1,0 +1,130 @@
+"""Slows processes down by control groups: reads of one disk in bytes per second, processors by a quota.
+
+Version 1 keeps a hierarchy per controller, version 2 one for all; both need root. Whoever may not make groups gets
+no limit from the kernel, and is told so.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+PERIOD_US = 5_000  # short, so that a throttled layer is late by milliseconds and not by tenths of a second
+_LEAST_QUOTA_US = 1_000  # the kernel takes no less
+_REMOVE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """None: no limit. cpu_percent: of one core."""
+
+    read_bytes_per_s: int | None = None
+    cpu_percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Control groups of one set of limits; what is in force says which of them the kernel took."""
+
+    folders: tuple[Path, ...]
+    in_force: Limits
+
+    def add(self, pid: int) -> None:
+        """Put a process into the groups; its threads follow, and so do its later children."""
+        for folder in self.folders:
+            (folder / "cgroup.procs").write_text(str(pid))
+
+
+@contextmanager
+def limited(limits: Limits, disk: str | None, root: Path = ROOT) -> Iterator[Group]:
+    """Groups with these limits for as long as the block lasts; processes still in them go back to the top.
+
+    disk: MAJOR:MINOR of the whole disk, None if unknown.
+    """
+    with ExitStack() as stack:
+        maker = _Maker(root, stack)
+        read, cpu = limits.read_bytes_per_s, limits.cpu_percent
+        if read is not None and not (disk and maker.limit_reads(disk, read)):
+            read = None
+        if cpu is not None and not maker.limit_processor(cpu):
+            cpu = None
+        yield Group(tuple(dict.fromkeys(maker.folders)), Limits(read, cpu))
+
+
+def disk_of(path: Path, devices: Path = Path("/sys/dev/block")) -> str | None:
+    """MAJOR:MINOR of the whole disk that holds a file; None if it is not on a disk."""
+    number = path.stat().st_dev
+    name = f"{os.major(number)}:{os.minor(number)}"
+    entry = devices / name
+    if not entry.exists():
+        return None
+    if (entry / "partition").exists():  # limits are of whole disks
+        return (entry.resolve().parent / "dev").read_text().strip()
+    return name
+
+
+def quota_of(cpu_percent: float) -> tuple[int, int]:
+    """Quota and period in microseconds."""
+    quota = cpu_percent / 100 * PERIOD_US
+    if quota >= _LEAST_QUOTA_US:
+        return round(quota), PERIOD_US
+    return _LEAST_QUOTA_US, round(_LEAST_QUOTA_US / cpu_percent * 100)
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Makes groups below a root; the stack removes them."""
+
+    root: Path
+    stack: ExitStack
+    folders: list[Path] = field(default_factory=list)
+
+    def limit_reads(self, disk: str, bytes_per_s: int) -> bool:
+        """Whether the kernel took it."""
+        version1 = {"blkio.throttle.read_bps_device": f"{disk} {bytes_per_s}"}
+        return self._version1("blkio", version1) or self._version2("io", {"io.max": f"{disk} rbps={bytes_per_s}"})
+
+    def limit_processor(self, percent: float) -> bool:
+        """Whether the kernel took it."""
+        quota, period = quota_of(percent)
+        version1 = {"cpu.cfs_period_us": str(period), "cpu.cfs_quota_us": str(quota)}
+        return self._version1("cpu", version1) or self._version2("cpu", {"cpu.max": f"{quota} {period}"})
+
+    def _version1(self, controller: str, values: dict[str, str]) -> bool:
+        return self._make(self.root / controller, values)
+
+    def _version2(self, controller: str, values: dict[str, str]) -> bool:
+        with suppress(OSError):  # then writing the value fails, too
+            (self.root / "cgroup.subtree_control").write_text(f"+{controller}")
+        return self._make(self.root, values)
+
+    def _make(self, top: Path, values: dict[str, str]) -> bool:
+        folder = top / f"sti-bench-{os.getpid()}"
+        try:
+            if not (top / "cgroup.procs").exists():
+                return False
+            folder.mkdir(exist_ok=True)
+            self.stack.callback(_remove, folder)
+            for name, value in values.items():
+                (folder / name).write_text(value)
+        except OSError:
+            return False
+        self.folders.append(folder)
+        return True
+
+
+def _remove(folder: Path) -> None:
+    """Processes leave first; the kernel takes a moment to notice those that have ended."""
+    end = time.monotonic() + _REMOVE_SECONDS
+    while folder.exists() and time.monotonic() < end:
+        with suppress(OSError):
+            for pid in (folder / "cgroup.procs").read_text().split():
+                with suppress(OSError):  # it ended meanwhile
+                    (folder.parent / "cgroup.procs").write_text(pid)
+        with suppress(OSError):
+            folder.rmdir()
+            return
+        time.sleep(0.02)

@@ -1,0 +1,120 @@
+"""Times requests of one kind on an agent."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from typing import Any
+
+from device_agent.plan import Plan, parse_plan, plan_document
+from host.bench.baselines import Baseline
+from host.bench.emulated import Session
+from host.bench.records import Sample
+from host.client import Run, RunOptions, Text
+
+WARM_UP = 2  # requests before the first that counts: checksums, learning to pack, layers that are to stay
+LEAST_SAMPLES = 5
+MIB = 1 << 20
+_ROUNDING_BYTES = 64
+CELL_SECONDS = 10.0  # after which the least number of requests is enough
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Requests that counted, and the plans that they ran."""
+
+    plans: tuple[Plan, ...]
+    samples: tuple[Sample, ...]
+    predicted_loss: float
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One agent and the texts that it is asked, in turn."""
+
+    session: Session
+    texts: Sequence[Text]
+    classifies: bool
+    repeats: int
+
+    def prime(self) -> None:
+        """Ask for every text once, so that its embedding rows are in the page cache: they are not what is compared."""
+        options = RunOptions(layers=1, slices=1, truncate=True)
+        for text in self.texts:
+            self._ask(text, options)
+
+    def elastic(self, target_ms: float, memory_bytes: int) -> Timed:
+        """Requests with a target, which the agent plans for."""
+        options = RunOptions(target_ms=target_ms, memory_mb=memory_bytes / MIB, show_plan=True, truncate=True)
+        self._warm_up(options, pause_s=0.1 + 3 * target_ms / 1e3)  # in a pause the agent loads what is to stay
+        runs = self._runs(options)
+        last = runs[-1]
+        plans: list[Plan] = []
+        samples = []
+        for run in runs:
+            (document,) = run.plans or ()
+            plan = parse_plan(document)
+            if plan not in plans:
+                plans.append(plan)
+            samples.append(self._sample(run, plans.index(plan), run.predicted_ms or 0.0, run.predicted_peak_bytes or 0))
+        return Timed(tuple(plans), tuple(samples), last.predicted_loss or 0.0, last.reason)
+
+    def planned(self, baseline: Baseline) -> Timed:
+        """Requests with a plan, in no more memory than that takes: whatever else is in memory has to go."""
+        options = self._options(baseline.plan, baseline.predicted_peak_bytes)
+        self._warm_up(options)
+        samples = [
+            self._sample(run, 0, baseline.predicted_ms, baseline.predicted_peak_bytes) for run in self._runs(options)
+        ]
+        reason = (
+            None if baseline.fits else f"no submodel is predicted within the target; the fastest is {_shape(baseline)}"
+        )
+        return Timed((baseline.plan,), tuple(samples), baseline.predicted_loss, reason)
+
+    def times_ms(self, plan: Plan, memory_bytes: int) -> tuple[float, ...]:
+        """Answers of a plan, without predictions."""
+        options = self._options(plan, memory_bytes)
+        self._warm_up(options)
+        return tuple(run.answer_ms for run in self._runs(options))
+
+    def _options(self, plan: Plan, memory_bytes: int) -> RunOptions:
+        return RunOptions(plan=plan_document(plan), memory_mb=(memory_bytes + _ROUNDING_BYTES) / MIB, truncate=True)
+
+    def _warm_up(self, options: RunOptions, pause_s: float = 0.0) -> None:
+        for text in islice(cycle(self.texts), WARM_UP):
+            self._ask(text, options)
+            time.sleep(pause_s)
+
+    def _runs(self, options: RunOptions) -> list[Run]:
+        runs: list[Run] = []
+        started = time.monotonic()
+        for text in islice(cycle(self.texts), self.repeats):
+            runs.append(self._ask(text, options))
+            if len(runs) >= LEAST_SAMPLES and time.monotonic() - started > CELL_SECONDS:
+                break
+        return runs
+
+    def _ask(self, text: Text, options: RunOptions) -> Run:
+        if self.classifies:
+            return self.session.client.classify([text], options).sti
+        assert isinstance(text, str)
+        return self.session.client.embed([text], options).sti
+
+    def _sample(self, run: Run, plan: int, predicted_ms: float, predicted_peak_bytes: int) -> Sample:
+        phases: dict[str, Any] = {
+            name: value for name, value in asdict(run).items()
+            if name in {"total_ms", "read_ms", "prepare_ms", "execute_ms", "wait_ms", "model_peak_bytes"}
+        }  # fmt: skip
+        return Sample(
+            plan=plan,
+            predicted_ms=predicted_ms,
+            measured_ms=run.answer_ms,
+            predicted_peak_bytes=predicted_peak_bytes,
+            process_growth_bytes=run.process_peak_bytes - self.session.idle_bytes,
+            **phases,
+        )
+
+
+def _shape(baseline: Baseline) -> str:
+    return f"{len(baseline.plan.layers)} x {baseline.plan.slices} in {baseline.predicted_ms:.1f} ms"

@@ -1,0 +1,64 @@
+"""`sti bench`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from host import display
+from host.agent_device import LOCAL
+from host.bench.options import BenchOptions
+from host.bench.run import bench
+from host.bench.settings import CPU_PERCENT, FLASH_MB_S, TARGETS
+from host.bench.show import print_result
+from host.commands.options import JsonOption, StoreArgument, TargetOption
+
+_FLASH = ",".join(f"{speed:g}" for speed in FLASH_MB_S)
+_CPU = ",".join(f"{quota:g}" for quota in CPU_PERCENT)
+
+
+def bench_command(
+    store: StoreArgument,
+    *,
+    data: Annotated[Path, typer.Option(metavar="FILE", help="Texts with labels: text, a tab, a number.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for results; a bench that stopped goes on there.")],
+    targets: Annotated[
+        str | None,
+        typer.Option(metavar="MS,...", help=f"Latency targets (default: {TARGETS} for each setting, by its costs)."),
+    ] = None,
+    flash_mb_s: Annotated[
+        str, typer.Option("--flash-mb-s", metavar="MB,...", help="Speeds of the emulated flash.")
+    ] = _FLASH,
+    cpu_quota: Annotated[
+        str, typer.Option("--cpu-quota", metavar="%,...", help="Percent of one core that the agent may use.")
+    ] = _CPU,
+    memory_mb: Annotated[
+        float | None,
+        typer.Option(metavar="MIB", help="Memory of STI (default: a tenth of the model's, if a layer streams in it)."),
+    ] = None,
+    device: TargetOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer targets, requests and texts.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure accuracy, latency and memory of STI and of its paper's baselines on emulated flash and processors."""
+    if device not in {None, LOCAL}:
+        raise typer.BadParameter("benchmarks run on this machine only; on a device, run `sti-agent` there and ask it")
+    options = BenchOptions(
+        targets_ms=_numbers(targets) if targets else None,
+        flash_mb_s=_numbers(flash_mb_s),
+        cpu_percent=_numbers(cpu_quota),
+        memory_bytes=None if memory_mb is None else int(memory_mb * display.MIB),
+    )
+    with display.progress_bar() as progress:
+        result = bench(store, data, out, options.quick() if quick else options, progress)
+    if as_json:
+        display.print_json(result)
+    else:
+        print_result(result, out)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers such as 84,200,500") from None

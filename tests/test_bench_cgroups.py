@@ -1,0 +1,89 @@
+"""Control groups: made with the right limits in both versions, removed again, missing without rights."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from host.bench import cgroups
+from host.bench.cgroups import ROOT, Limits, disk_of, limited, quota_of
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "_REMOVE_SECONDS", 0.0)  # ordinary folders with files are not removed
+
+
+def hierarchy(root: Path, *names: str) -> Path:
+    for name in names:
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cgroup.procs").write_text("")
+    return root
+
+
+def test_version_1_has_a_group_per_controller(tmp_path: Path) -> None:
+    root = hierarchy(tmp_path, "blkio", "cpu")
+    with limited(Limits(84_000_000, 40), "254:0", root) as group:
+        group.add(42)
+        assert group.in_force == Limits(84_000_000, 40)
+    name = f"sti-bench-{os.getpid()}"
+    assert (root / "blkio" / name / "blkio.throttle.read_bps_device").read_text() == "254:0 84000000"
+    assert (root / "cpu" / name / "cpu.cfs_quota_us").read_text() == "2000"
+    assert (root / "cpu" / name / "cpu.cfs_period_us").read_text() == "5000"
+    assert [(root / top / name / "cgroup.procs").read_text() for top in ("blkio", "cpu")] == ["42", "42"]
+
+
+def test_version_2_has_one_group(tmp_path: Path) -> None:
+    root = hierarchy(tmp_path, ".")
+    with limited(Limits(200_000_000, 10), "254:0", root) as group:
+        assert len(group.folders) == 1
+        assert group.in_force == Limits(200_000_000, 10)
+    assert (group.folders[0] / "io.max").read_text() == "254:0 rbps=200000000"
+    assert (group.folders[0] / "cpu.max").read_text() == "1000 10000"
+
+
+def test_what_the_kernel_does_not_take_is_not_in_force(tmp_path: Path) -> None:
+    with limited(Limits(84_000_000, 40), "254:0", tmp_path) as group:
+        group.add(os.getpid())
+        assert (group.folders, group.in_force) == ((), Limits())
+    root = hierarchy(tmp_path / "other", "blkio")
+    with limited(Limits(84_000_000), None, root) as group:
+        assert group.in_force == Limits()
+
+
+@pytest.mark.parametrize(
+    ("percent", "quota"), [(100, (5_000, 5_000)), (25, (1_250, 5_000)), (20, (1_000, 5_000)), (10, (1_000, 10_000))]
+)
+def test_quotas_are_what_the_kernel_accepts(percent: float, quota: tuple[int, int]) -> None:
+    assert quota_of(percent) == quota
+
+
+def test_a_limit_is_of_the_whole_disk(tmp_path: Path) -> None:
+    number = tmp_path.stat().st_dev
+    name = f"{os.major(number)}:{os.minor(number)}"
+    devices = tmp_path / "dev" / "block"
+    devices.mkdir(parents=True)
+    assert disk_of(tmp_path, devices) is None
+    (devices / "sda" / "sda1").mkdir(parents=True)
+    (devices / "sda" / "dev").write_text("8:0\n")
+    (devices / name).symlink_to("sda/sda1")
+    assert disk_of(tmp_path, devices) == name
+    (devices / "sda" / "sda1" / "partition").write_text("1")
+    assert disk_of(tmp_path, devices) == "8:0"
+
+
+@pytest.mark.skipif(not os.access(ROOT, os.W_OK), reason="needs root and control groups")
+def test_the_kernel_takes_the_limits_and_gives_the_group_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "_REMOVE_SECONDS", 2.0)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True) as child:
+        with limited(Limits(cpu_percent=50), None) as group:
+            if group.in_force.cpu_percent is None:
+                pytest.skip("no processor controller here")
+            group.add(child.pid)
+            assert str(child.pid) in (group.folders[0] / "cgroup.procs").read_text().split()
+        assert not group.folders[0].exists()
+        child.communicate("\n")
+    assert child.returncode == 0

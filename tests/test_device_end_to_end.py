@@ -1,0 +1,141 @@
+"""From a checkpoint to an answer of a device that is reached by ADB, with nothing faked.
+
+The device is the phone that tests start, or the one that $STI_TEST_DEVICE names (docker/compose.yaml); $STI_TEST_PYTHON
+is the command of its Python, if that is not found by itself.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device_agent.engine import Engine
+from host.adb.line import AdbLine
+from host.client import AgentClient
+from host.device_python import candidates, find_python
+from host.device_spec import DeviceSpec
+from tests.cli_runs import Sti
+from tests.packaging import package_quietly
+from tests.phone import AGENT_PYTHON, CHECKOUT
+
+TEXTS = ("the cat sat on the mat", "Streaming beats stalling.")
+BITS = (4, 32)
+ROOT = "/data/local/tmp/sti test"
+
+
+@pytest.fixture(scope="module")
+def store(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return package_quietly(minilm, tmp_path_factory.mktemp("minilm") / "store", sequences=(32,), bitwidths=BITS)
+
+
+class Target:
+    """The device under test, as options of `sti`."""
+
+    def __init__(self, spec: DeviceSpec, python: str | None) -> None:
+        self.spec = spec
+        self.python = ("--python", python) if python else ()
+        self.device = ("--device", str(spec), "--root", ROOT)
+
+    def shell(self, command: str) -> str:
+        line = AdbLine(self.spec)
+        try:
+            return line.run(command).text
+        finally:
+            line.close()
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """A device with nothing in the folder of these tests. A device that has no Python is skipped."""
+    if named := os.environ.get("STI_TEST_DEVICE"):
+        target = Target(DeviceSpec.parse(named), os.environ.get("STI_TEST_PYTHON"))
+        line = AdbLine(target.spec)
+        found = find_python(line, candidates(f"{ROOT}/venv", os.environ.get("STI_TEST_PYTHON")))
+        line.close()
+        if found is None or not found.fit:
+            pytest.skip(f"{named} has no Python that can run the agent; name one with STI_TEST_PYTHON")
+    else:
+        target = Target(request.getfixturevalue("phone").spec, AGENT_PYTHON)
+    target.shell(f"rm -rf {shlex.quote(ROOT)}")
+    yield target
+    target.shell(f"rm -rf {shlex.quote(ROOT)}")
+
+
+def test_package_push_start_infer_stop(sti: Sti, target: Target, store: Path) -> None:
+    with Engine(store) as engine:
+        expected = {bits: engine.answer(list(TEXTS), engine.uniform_plan(bits)).outputs for bits in BITS}
+    assert sti("push", store, *target.device).code == 0
+    assert sti("agent", "status", *target.device).code == 1
+    started = sti("agent", "start", *target.device, *target.python, "--", "--memory-mb", 200)
+    assert started.code == 0, started.err
+    try:
+        status = sti("agent", "status", *target.device, "--json").json
+        assert (status["status"], status["budget_bytes"]) == ("ok", 200 << 20)
+        for bits in BITS:
+            answer = sti("infer", *TEXTS, *target.device, "--bits", bits, "--json").json
+            found = np.array([item["embedding"] for item in answer["data"]], np.float32)  # (texts, features)
+            assert np.abs(found - expected[bits]).max() < (1e-5 if bits == 32 else 0.02)
+        assert "POST /v1/embeddings" in sti("agent", "logs", *target.device).out
+        assert sti("agent", "start", *target.device, *target.python).code == 1  # it runs already
+    finally:
+        assert sti("agent", "stop", *target.device).out == "stopped\n"
+    assert sti("agent", "status", *target.device).code == 1
+    assert sti("agent", "stop", *target.device).out == "no agent was running\n"
+
+
+def test_infer_in_one_command(sti: Sti, target: Target, store: Path) -> None:
+    assert sti("push", store, *target.device).code == 0
+    answer = sti("infer", TEXTS[0], *target.device, *target.python, "--bits", 4, "--json").json
+    assert answer["sti"]["bits"] == [4]
+    assert sti("agent", "status", *target.device).code == 1
+
+
+def test_an_agent_outlives_connection_and_program(sti: Sti, target: Target, store: Path) -> None:
+    assert sti("push", store, *target.device).code == 0
+    code = (
+        "import os, signal, sys; from host.cli import app\n"
+        "try: app(standalone_mode=False)\n"
+        "finally: sys.stdout.flush(); os.killpg(0, signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", code, "agent", "start", *target.device, *target.python]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, start_new_session=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    try:
+        assert sti("agent", "status", *target.device, "--json").json["status"] == "ok"
+        with forwarded(target) as url, AgentClient(url) as client:
+            assert len(client.embed([TEXTS[0]]).data[0].embedding) == 384
+    finally:
+        assert sti("agent", "stop", *target.device).out == "stopped\n"
+
+
+class forwarded:
+    """`sti forward` in a process of its own; interrupted at the end."""
+
+    def __init__(self, target: Target) -> None:
+        command = [sys.executable, "-m", "host.cli", "forward", *target.device]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
+
+    def __enter__(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline().strip()
+
+    def __exit__(self, *_: object) -> None:
+        with self._process as process:
+            process.send_signal(signal.SIGINT)
+
+
+def test_an_agent_that_was_killed_is_replaced(sti: Sti, target: Target, store: Path) -> None:
+    assert sti("push", store, *target.device).code == 0
+    assert sti("agent", "start", *target.device, *target.python).code == 0
+    target.shell(
+        f"cd {shlex.quote(ROOT)} && kill -9 $(cat agent.pid) && while kill -0 $(cat agent.pid); do sleep 0.1; done"
+    )
+    assert sti("agent", "status", *target.device).code == 1
+    assert sti("agent", "start", *target.device, *target.python).code == 0
+    assert sti("agent", "stop", *target.device).out == "stopped\n"

@@ -1,0 +1,50 @@
+import pytest
+
+from device_agent.drift import Drift
+from device_agent.phases import PhaseTimes
+from tests.costs import small_costs
+
+EXPECTED = PhaseTimes(read_ms=10.0, prepare_ms=4.0, execute_ms=8.0)
+
+
+def slower(read: float = 1.0, prepare: float = 1.0, execute: float = 1.0) -> PhaseTimes:
+    return PhaseTimes(EXPECTED.read_ms * read, EXPECTED.prepare_ms * prepare, EXPECTED.execute_ms * execute)
+
+
+def test_what_comes_as_expected_changes_nothing() -> None:
+    drift = Drift()
+    assert not any(drift.observe(EXPECTED, slower(1.02, 0.98, 1.0)) for _ in range(20))
+    assert drift.correct(small_costs()).read.latency_ms == pytest.approx(0.25, rel=0.05)
+
+
+def test_slower_flash_is_followed_within_a_few_runs() -> None:
+    drift = Drift()
+    assert drift.observe(EXPECTED, slower(read=3.0))
+    for _ in range(6):
+        drift.observe(EXPECTED, slower(read=3.0))
+    costs = drift.correct(small_costs())
+    assert costs.read.ms(1000) == pytest.approx(3 * small_costs().read.ms(1000), rel=0.05)
+    assert costs.prepare == small_costs().prepare and costs.execute == small_costs().execute
+    # from here on predictions are made with the corrected costs
+    corrected = PhaseTimes(30.0, 4.0, 8.0)
+    assert not any(drift.observe(corrected, slower(read=3.0)) for _ in range(5))
+
+
+def test_faster_is_followed_more_slowly_than_slower() -> None:
+    quick, slow = Drift(), Drift()
+    quick.observe(EXPECTED, slower(execute=0.5))
+    slow.observe(EXPECTED, slower(execute=2.0))
+    assert 1.0 > quick.factors.execute > 0.9
+    assert slow.factors.execute > 1.3
+
+
+def test_one_hiccup_is_not_believed() -> None:
+    drift = Drift()
+    drift.observe(EXPECTED, slower(prepare=1000.0))
+    assert drift.factors.prepare <= 2.0
+
+
+def test_phases_that_take_no_time_say_nothing() -> None:
+    drift = Drift()
+    assert not drift.observe(PhaseTimes(read_ms=0.01), PhaseTimes(read_ms=5.0, prepare_ms=3.0))
+    assert not drift.observe(EXPECTED, PhaseTimes())
