@@ -28,9 +28,11 @@ FLASH_MB_S = (84.0, 200.0, 500.0)
 CPU_PERCENT = (100.0, 25.0)
 BERT_BITWIDTHS = (2, 4, 6, 8, 32)
 BERT_SEQUENCE = 64
-BERT_REPEATS = 6
-BERT_TARGETS = 4
-TEXTS = 40
+TARGETS = 4
+REPEATS = 12
+BERT_TARGETS = 3
+BERT_REPEATS = 5
+BERT_TEXTS = 40
 
 
 def main() -> None:
@@ -53,7 +55,9 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> None:
     """The classifier first, then the geometry."""
-    asked = BenchOptions(flash_mb_s=FLASH_MB_S, cpu_percent=(CPU_PERCENT[0], options.cpu_percent))
+    asked = BenchOptions(
+        flash_mb_s=FLASH_MB_S, cpu_percent=(CPU_PERCENT[0], options.cpu_percent), targets=TARGETS, repeats=REPEATS
+    )
     if options.store:
         measure(options.store, options.data, options.out / "classifier", asked, quick=options.quick)
     if not options.no_bert:
@@ -89,7 +93,7 @@ def make_bert(store: Path, texts: Path) -> None:
     if manifest.profile is None:
         write_profile(store, made_up_profile(manifest))
     texts.parent.mkdir(parents=True, exist_ok=True)
-    texts.write_text("".join(f"{sentence(BERT_SEQUENCE - number % 8)}\t0\n" for number in range(TEXTS)))
+    texts.write_text("".join(f"{sentence(BERT_SEQUENCE - number % 8)}\t0\n" for number in range(BERT_TEXTS)))
 
 
 def made_up_profile(manifest: Manifest) -> Profile:

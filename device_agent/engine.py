@@ -143,7 +143,7 @@ class Engine:
         """The planner for targets. Raises PlanError for a store without a profile; measures the device if need be."""
         check_profile(self.manifest)
         costs = known_costs(self.options.costs_path, self.trials(), _log_progress)
-        return Elastic(store_facts(self._source, costs, self._fixed_bytes))
+        return Elastic(store_facts(self.store, costs))
 
     def trials(self) -> EngineTrials:
         """For measuring this device."""

@@ -1,7 +1,9 @@
 """All that the planner needs to know of an open store on this device."""
 
+import math
+
 from device_agent.costs import DeviceCosts
-from device_agent.loading import READ_BYTES, LayerSource
+from device_agent.loading import READ_BYTES, agent_bytes
 from device_agent.memory import LayerFootprint, layer_footprint
 from device_agent.planning.facts import Facts
 from shard_store.errors import PlanError
@@ -14,18 +16,18 @@ from shard_store.span import align
 from shard_store.template import TemplateKind
 
 
-def store_facts(source: LayerSource, costs: DeviceCosts, fixed_bytes: int) -> Facts:
-    """Raises PlanError for a store without a profile."""
-    manifest = source.store.manifest
+def store_facts(store: Store, costs: DeviceCosts) -> Facts:
+    """Facts of a store on the device that was measured. Raises PlanError for a store without a profile."""
+    manifest = store.manifest
     return Facts(
         geometry=manifest.geometry,
         profile=check_profile(manifest),
         costs=costs,
         shard_bytes=shard_bytes(manifest),
         read_bytes=READ_BYTES,
-        layer_memory=layer_memory(source.store),
-        fixed_bytes=fixed_bytes,
-        agent_bytes=source.agent_bytes,
+        layer_memory=layer_memory(store),
+        fixed_bytes=sum(4 * math.prod(tensor.shape) for tensor in manifest.resident.values()),
+        agent_bytes=agent_bytes(manifest),
         text_bytes={sequence: text_bytes(manifest.geometry, sequence) for sequence in manifest.description.sequences},
     )
 

@@ -13,6 +13,7 @@ from host.commands.forward import forward_command
 from host.commands.infer import infer_command
 from host.commands.inspect import inspect_command
 from host.commands.package import package_command
+from host.commands.plan import plan_command
 from host.commands.push import push_command
 from shard_store.errors import StiError
 
@@ -26,6 +27,7 @@ app.command("inspect")(inspect_command)
 app.command("push")(push_command)
 app.command("forward")(forward_command)
 app.command("infer")(infer_command)
+app.command("plan")(plan_command)
 app.command("bench")(bench_command)
 app.command("doctor")(doctor_command)
 

@@ -110,20 +110,21 @@ class ShardReader:
             raise ValueError(f"buffer has {buffer.nbytes} bytes, {len(keys)} shards need {needed}")
         payloads: list[memoryview] = []
         start = 0
+        asked_s = self._throttle.now() if self._throttle else None
         for run in runs:
             part = buffer[start : start + run.nbytes]
             self._files[run.bitwidth].read_into(part, run.offset)
             payloads += [part[span.offset - run.offset : span.end - run.offset] for span in run.spans]
             start += run.nbytes
-        self.spend(needed)
+        self.spend(needed, asked_s)
         for key, payload in zip(keys, payloads, strict=True):
             self._verify(key, payload)
         return payloads
 
-    def spend(self, nbytes: int) -> None:
+    def spend(self, nbytes: int, asked_s: float | None = None) -> None:
         """Wait as long as the emulated flash takes for this many bytes, also of other files."""
         if self._throttle:
-            self._throttle.spend(nbytes)
+            self._throttle.spend(nbytes, asked_s)
 
     def _verify(self, key: ShardKey, payload: memoryview) -> None:
         with self._lock:

@@ -22,10 +22,19 @@ class TokenBucket:
         self._lock = threading.Lock()
         self._busy_until = clock()
 
-    def spend(self, nbytes: int) -> None:
-        """Sleeps until the device would have delivered these bytes, after all that was asked for before."""
+    def now(self) -> float:
+        """The time by the bucket's clock: when a read is asked for."""
+        return self._clock()
+
+    def spend(self, nbytes: int, asked_s: float | None = None) -> None:
+        """Sleeps until the device would have delivered these bytes, after all that was asked for before.
+
+        asked_s: when they were asked for (default: now), so that the time the real device took counts.
+        """
         with self._lock:
             now = self._clock()
-            self._busy_until = max(now, self._busy_until) + nbytes / self._bytes_per_s
+            begin = max(now if asked_s is None else asked_s, self._busy_until)
+            self._busy_until = begin + nbytes / self._bytes_per_s
             wait_s = self._busy_until - now
-        self._sleep(wait_s)
+        if wait_s > 0:
+            self._sleep(wait_s)

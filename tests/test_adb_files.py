@@ -2,11 +2,14 @@
 
 import hashlib
 import os
+import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from host.adb.connection import connect
 from host.adb.files import AdbFiles
 from host.adb.line import AdbLine
 from host.device import Transfer
@@ -172,3 +175,22 @@ def test_a_full_device_is_told(line: AdbLine, source: Path) -> None:
     with pytest.raises(DeviceError, match=r"^adb:.* cannot write: .*No space left on device; remove something"):
         device.put([Transfer(part, f"a/{number}") for number in range(4)], ignore)
     device.remove("a")
+
+
+def test_a_sync_session_that_breaks_late_takes_nothing_away(device: AdbFiles, line: AdbLine, phone: Phone) -> None:
+    """Adbd removes what a broken session was writing when it notices, which may be after the next push."""
+    device.prepare("a")
+    source = phone.folder / "source"
+    source.write_bytes(b"whole")
+    stuck = connect(phone.spec)
+    session = stuck.open("sync:")
+    path = b"/data/local/tmp/sti/a/.incoming-1/file,33188"
+    session.write(struct.pack("<4sI", b"SEND", len(path)) + path + struct.pack("<4sI", b"DATA", 100) + b"half")
+    while not list(phone.storage.glob("sti/a/.incoming-1/file")):
+        pass
+    device.prepare("a")
+    device.put([Transfer(source, "a/file")], ignore)
+    stuck.close()
+    time.sleep(0.2)
+    assert device.files("a") == {"file": 5}
+    assert device.folders("a") == []

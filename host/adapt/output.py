@@ -53,6 +53,8 @@ def write_classifier(
     for name in _TOKENIZER_FILES:
         if (checkpoint.folder / name).is_file():
             shutil.copyfile(checkpoint.folder / name, partial / name)
+    # safetensors keeps its files to their owner
+    (partial / "model.safetensors").chmod((partial / "config.json").stat().st_mode)
     load_checkpoint(partial)
     for path in partial.iterdir():
         sync(path)

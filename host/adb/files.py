@@ -1,10 +1,12 @@
 """The files of a device: shell commands that toybox and coreutils both have, and the sync service for small files."""
 
 import posixpath
+import secrets
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 from host.adb.file_system import check_file_system
 from host.adb.line import AdbLine
@@ -17,6 +19,7 @@ from shard_store.errors import ConnectionLost, DeviceError
 DEFAULT_FOLDER = "/data/local/tmp/sti"
 
 _SMALL_BYTES = 1 << 20  # such files go several at a time, and from the start
+_SEGMENT_BYTES = 64 << 20
 _CHUNK_BYTES = (1 << 20) - 5  # fills one message of the link
 _PATIENCE_S = 60.0
 _FOR_EVER_S = 1800.0  # reading or flushing gigabytes; a device that is gone is noticed long before
@@ -26,10 +29,14 @@ _REMEDIES = {
     "Operation not permitted": "choose a --root below /data/local/tmp, where adb's shell may write",
     "Read-only file system": "choose a --root below /data/local/tmp",
 }
-# A push that was cut off may have left its `cat` behind, with data still to write.
+# Debian's sha256sum does without the CPU's instructions for it, but openssl takes longer to start.
+_FASTER_HASH = "if command -v openssl > /dev/null; then sha256sum() { openssl dgst -sha256 -r; }; fi\n"
+_FEW = 8
+# A push that was cut off may have left its `cat` behind, with data still to write, and files on their way.
 _QUIET = """
+rm -rf ./.incoming-*
 for fd in /proc/[0-9]*/fd/1; do
-  for part in ./*.part; do
+  for part in ./*.part ./.[!.]*.part; do
     if [ -e "$part" ] && [ "$fd" -ef "$part" ]; then
       pid=${fd#/proc/}; pid=${pid%%/*}; kill -9 "$pid"
       n=0; while [ -e "/proc/$pid/fd/1" ] && [ $n -lt 50 ]; do n=$((n + 1)); sleep 0.1; done
@@ -37,6 +44,13 @@ for fd in /proc/[0-9]*/fd/1; do
   done
 done
 true
+"""
+_INCOMING = ".incoming-"
+_MOVE_UP = """
+for file in ./* ./.[!.]* ./..?*; do
+  if [ -e "$file" ]; then set -- "$@" "$file"; fi
+done
+mv -f "$@" .. && rmdir "$PWD"
 """
 
 
@@ -72,10 +86,11 @@ class AdbFiles:
         return sorted(name.removeprefix("./") for name in lines)
 
     def sha256(self, paths: Sequence[str]) -> list[str]:
-        """SHA-256 of each of the files, by the device's own `sha256sum`."""
+        """SHA-256 of each of the files, by the device's own tools."""
         if not paths:
             return []
-        script = "\n".join(f"sha256sum < {self.path(path)} || exit" for path in paths)
+        faster = _FASTER_HASH if len(paths) <= _FEW else ""
+        script = faster + "\n".join(f"sha256sum < {self.path(path)} || exit" for path in paths)
         lines = self._do("read its files", "sh", script.encode(), timeout_s=None).text.splitlines()
         hashes = [line[:64] for line in lines]
         if len(hashes) != len(paths) or not all(len(found) == 64 for found in hashes):
@@ -99,41 +114,61 @@ class AdbFiles:
             done = put(group, done, sent)
 
     def _put_small(self, transfers: Sequence[Transfer], done: int, sent: Sent) -> int:
+        """Send files to a folder of their own, then move them where they belong.
+
+        A sync session whose connection broke removes, when adbd notices, the file that it was writing: by then another
+        session may have written one of that name.
+        """
+        parent = posixpath.dirname(transfers[0].path)
+        incoming = posixpath.join(parent, _INCOMING + secrets.token_hex(4))
         with self._renewed():
             session = SyncSession(self.line.connection().open("sync:"))
             try:
                 for transfer in transfers:
-                    done += session.send(transfer.source, self._full(transfer.path))
+                    target = posixpath.join(incoming, posixpath.basename(transfer.path))
+                    done += session.send(transfer.source, self._full(target))
                     sent(done)
                 session.finish()
             except Refusal as error:
                 raise self._refused("write", str(error)) from error
             finally:
                 session.close()
+        self._do(f"write {parent or self.folder}", "sh", f"cd {self.path(incoming)} || exit 1\n{_MOVE_UP}".encode())
         return done
 
     def _put_large(self, transfers: Sequence[Transfer], done: int, sent: Sent) -> int:
         (transfer,) = transfers
-        path = self.path(transfer.path)
-        append = (
-            f'if [ "$(wc -c < {path})" -eq {transfer.start} ]; then exec cat >> {path}; fi; echo changed >&2; exit 1'
-        )
         with self._renewed(), transfer.source.open("rb") as source:
-            command = self.line.connection().start(append if transfer.start else f"exec cat > {path}")
-            try:
-                source.seek(transfer.start)
-                while chunk := source.read(_CHUNK_BYTES):
-                    command.write(chunk)
-                    done += len(chunk)
-                    sent(done)
-                command.close_stdin()
-            except StreamClosed:
-                pass  # its result tells why
-            result = command.wait(_PATIENCE_S)
-            command.close()
-        if result.exit_code:
-            raise self._refused(f"write {transfer.path}", result.reason)
+            source.seek(transfer.start)
+            at, size = transfer.start, transfer.source.stat().st_size
+            while at < size:
+                nbytes = min(_SEGMENT_BYTES, size - at)
+                self._append(source, nbytes, transfer.path, at, lambda part, before=done: sent(before + part))  # type: ignore[misc]
+                at, done = at + nbytes, done + nbytes
         return done
+
+    def _append(self, source: BinaryIO, nbytes: int, path: str, start: int, sent: Sent) -> None:
+        """Send a segment, and wait until it is written.
+
+        Adbd says OKAY more often than there are messages, so that without waiting it would take, and hold in its
+        memory, whatever is sent faster than it can be written.
+        """
+        target = self.path(path)
+        unchanged = f'[ "$(stat -c %s {target})" -eq {start} ] || {{ echo changed >&2; exit 1; }}; exec cat >> {target}'
+        command = self.line.connection().start(unchanged if start else f"exec cat > {target}")
+        left = nbytes
+        try:
+            while left and (chunk := source.read(min(left, _CHUNK_BYTES))):
+                command.write(chunk)
+                left -= len(chunk)
+                sent(nbytes - left)
+            command.close_stdin()
+        except StreamClosed:
+            pass  # its result tells why
+        result = command.wait(_PATIENCE_S)
+        command.close()
+        if result.exit_code:
+            raise self._refused(f"write {path}", result.reason)
 
     def rename(self, moves: Sequence[tuple[str, str]]) -> None:
         """Rename files or folders."""
@@ -196,15 +231,16 @@ class AdbFiles:
 
 
 def _groups(transfers: Iterable[Transfer]) -> Iterator[tuple[bool, list[Transfer]]]:
-    """Runs of small files together, each large one alone."""
+    """Runs of small files of one folder together, each large one alone."""
     small: list[Transfer] = []
     for transfer in transfers:
-        if transfer.start == 0 and transfer.source.stat().st_size <= _SMALL_BYTES:
-            small.append(transfer)
-            continue
-        if small:
+        is_small = transfer.start == 0 and transfer.source.stat().st_size <= _SMALL_BYTES
+        if small and not (is_small and posixpath.dirname(transfer.path) == posixpath.dirname(small[0].path)):
             yield True, small
             small = []
-        yield False, [transfer]
+        if is_small:
+            small.append(transfer)
+        else:
+            yield False, [transfer]
     if small:
         yield True, small

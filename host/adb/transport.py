@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from adb_shell.transport.tcp_transport import TcpTransport
@@ -48,6 +48,14 @@ class NetworkTransport(TcpTransport):  # type: ignore[misc]
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
         connection.settimeout(None)
         self._connection = connection
+
+    def close(self) -> None:
+        """Close the connection, also for whoever reads from it; any thread may, and again."""
+        connection, self._connection = self._connection, None
+        if connection:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
 
     def read(self, nbytes: int) -> bytes:
         """Exactly so many bytes."""

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from device_agent.costs import DeviceCosts
-from device_agent.loading import READ_BYTES, agent_bytes
 from device_agent.plan import Plan
 from device_agent.planning.facts import Facts
 from device_agent.planning.memory_use import predicted_peak_bytes
-from device_agent.store_facts import check_profile, layer_memory, shard_bytes, text_bytes
+from device_agent.store_facts import store_facts
 from host.bench.baselines import submodel
 from host.bench.methods import Method, MethodKind
 from shard_store.geometry import EXACT_BITWIDTH
@@ -19,18 +18,7 @@ _SHARE = 10  # STI may have a tenth of the memory that the whole model takes
 def bench_facts(store_path: Path, costs: DeviceCosts) -> Facts:
     """Facts of a store on the device that was measured. Raises PlanError for a store without a profile."""
     with Store.open(store_path) as store:
-        manifest = store.manifest
-        return Facts(
-            geometry=manifest.geometry,
-            profile=check_profile(manifest),
-            costs=costs,
-            shard_bytes=shard_bytes(manifest),
-            read_bytes=READ_BYTES,
-            layer_memory=layer_memory(store),
-            fixed_bytes=sum(tensor.nbytes for tensor in store.resident().values()),
-            agent_bytes=agent_bytes(manifest),
-            text_bytes={length: text_bytes(manifest.geometry, length) for length in manifest.description.sequences},
-        )
+        return store_facts(store, costs)
 
 
 def whole_model_bytes(facts: Facts, sequence: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from device_agent.plan import Plan
 from device_agent.planning.facts import Facts
+from device_agent.planning.memory_use import predicted_peak_bytes
 from host.bench.accuracy import accuracy
 from host.bench.baselines import plan_baseline
 from host.bench.emulated import EmulatedPhone, Session
@@ -55,10 +56,7 @@ class Job:
         return self.options.memory_bytes or default_memory_bytes(facts, self.subject.sequence)
 
     def cold(self, setting: Setting, facts: Facts) -> list[CellRecord]:
-        """All methods at all targets of a setting, each request's weights from flash.
-
-        What keeps layers in memory comes last: an agent that has a layer does not read it again, whatever the plan.
-        """
+        """All methods at all targets of a setting, each request's weights from flash."""
         methods = sorted(methods_for(self.subject.manifest.bitwidths), key=lambda method: method.keeps)
         cells = [(target, method) for method in methods for target in self.targets(facts)]
         names = [f"cold/{setting.name}/{target:g}-{method.name}" for target, method in cells]
@@ -107,7 +105,8 @@ class Job:
                 probe = self._probe(session)
                 for index, key in enumerate(missing):
                     self.progress(f"warm, processor at {cpu_percent:g} %", index, len(missing))
-                    record = WarmRecord(cpu_percent, probe.times_ms(keys[key][1]))
+                    peak = predicted_peak_bytes(some, keys[key][1], self.subject.sequence)
+                    record = WarmRecord(cpu_percent, probe.times_ms(keys[key][1], peak))
                     found[key] = self.records.keep(names[key], record)
         return found
 

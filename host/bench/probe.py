@@ -12,8 +12,10 @@ from host.bench.emulated import Session
 from host.bench.records import Sample
 from host.client import Run, RunOptions, Text
 
-WARM_UP = 3  # requests before the first that counts: checksums, learning to pack, layers that are to stay
+WARM_UP = 2  # requests before the first that counts: checksums, learning to pack, layers that are to stay
 LEAST_SAMPLES = 5
+MIB = 1 << 20
+_ROUNDING_BYTES = 64
 CELL_SECONDS = 10.0  # after which the least number of requests is enough
 
 
@@ -44,7 +46,7 @@ class Probe:
 
     def elastic(self, target_ms: float, memory_bytes: int) -> Timed:
         """Requests with a target, which the agent plans for."""
-        options = RunOptions(target_ms=target_ms, memory_mb=memory_bytes / (1 << 20), show_plan=True, truncate=True)
+        options = RunOptions(target_ms=target_ms, memory_mb=memory_bytes / MIB, show_plan=True, truncate=True)
         self._warm_up(options, pause_s=0.1 + 3 * target_ms / 1e3)  # in a pause the agent loads what is to stay
         runs = self._runs(options)
         last = runs[-1]
@@ -59,8 +61,8 @@ class Probe:
         return Timed(tuple(plans), tuple(samples), last.predicted_loss or 0.0, last.reason)
 
     def planned(self, baseline: Baseline) -> Timed:
-        """Requests with a plan."""
-        options = RunOptions(plan=plan_document(baseline.plan), truncate=True)
+        """Requests with a plan, in no more memory than that takes: whatever else is in memory has to go."""
+        options = self._options(baseline.plan, baseline.predicted_peak_bytes)
         self._warm_up(options)
         samples = [
             self._sample(run, 0, baseline.predicted_ms, baseline.predicted_peak_bytes) for run in self._runs(options)
@@ -70,11 +72,14 @@ class Probe:
         )
         return Timed((baseline.plan,), tuple(samples), baseline.predicted_loss, reason)
 
-    def times_ms(self, plan: Plan) -> tuple[float, ...]:
+    def times_ms(self, plan: Plan, memory_bytes: int) -> tuple[float, ...]:
         """Answers of a plan, without predictions."""
-        options = RunOptions(plan=plan_document(plan), truncate=True)
+        options = self._options(plan, memory_bytes)
         self._warm_up(options)
         return tuple(run.answer_ms for run in self._runs(options))
+
+    def _options(self, plan: Plan, memory_bytes: int) -> RunOptions:
+        return RunOptions(plan=plan_document(plan), memory_mb=(memory_bytes + _ROUNDING_BYTES) / MIB, truncate=True)
 
     def _warm_up(self, options: RunOptions, pause_s: float = 0.0) -> None:
         for text in islice(cycle(self.texts), WARM_UP):

@@ -57,15 +57,13 @@ def adapt_command(
 
 
 def _print_report(report: "AdaptReport") -> None:
-    table = Table("layers", *(f"{slices} of {report.slices}" for slices in range(1, report.slices + 1)))
+    table = Table("layers", *map(str, range(1, report.slices + 1)), title="slices", box=None)
     for depth in range(1, report.layers + 1):
         row = (one.accuracy for one in report.submodels if one.layers == depth)
         table.add_row(str(depth), *(f"{100 * accuracy:.1f}" for accuracy in row))
     display.out().print(
-        f"dev accuracy in per cent, by layers and slices (teacher: {100 * report.teacher_accuracy:.1f})"
-    )
-    display.out().print(table)
-    display.out().print(
         f"{report.out}: {report.steps} steps in {report.precision.value}, {report.seconds:.0f} s; "
-        "`sti package` takes it"
+        f"dev accuracy in per cent (teacher: {100 * report.teacher_accuracy:.1f})",
+        soft_wrap=True,
     )
+    display.out().print(table, soft_wrap=True)
