@@ -42,7 +42,7 @@ class Sample:
         return self.labels.size
 
 
-def read_sample(store: Store, data: Path, limit: int) -> Sample:
+def read_sample(store: Store, data: Path, limit: int | None) -> Sample:
     """Read at most `limit` texts as the store's model reads them; longer ones are cut off as on the device.
 
     Raises DataError for a file that is malformed, too short, or whose labels are not classes of the model.
