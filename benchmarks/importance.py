@@ -3,8 +3,8 @@
     python -m benchmarks.importance STORE --train TRAIN.tsv --unseen UNSEEN.tsv --dev DEV.tsv --out FOLDER
 
 Every order but that of dev accuracy is made from the texts of --train alone. Accuracy is that of the dev texts; the
-loss (KL in nats against the model at its best) that of training texts that no order has seen. Seconds are this process's, of
-one thread. What was measured is kept in FOLDER, so that a stopped run goes on.
+loss (KL in nats against the model at its best) that of training texts that no order has seen. Seconds are this
+process's, of one thread. What was measured is kept in FOLDER, so that a stopped run goes on.
 """
 
 import argparse
