@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 
 from host.commands.adapt import adapt_command
-from host.commands.agent import logs_command, start_command, status_command, stop_command
+from host.commands.agent import bundle_command, logs_command, start_command, status_command, stop_command
 from host.commands.bench import bench_command
 from host.commands.doctor import doctor_command
 from host.commands.forward import forward_command
@@ -14,6 +14,7 @@ from host.commands.infer import infer_command
 from host.commands.inspect import inspect_command
 from host.commands.package import package_command
 from host.commands.plan import plan_command
+from host.commands.profile import profile_command
 from host.commands.push import push_command
 from shard_store.errors import StiError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command("adapt")(adapt_command)
 app.command("package")(package_command)
 app.command("inspect")(inspect_command)
+app.command("profile")(profile_command)
 app.command("push")(push_command)
 app.command("forward")(forward_command)
 app.command("infer")(infer_command)
@@ -36,6 +38,7 @@ agent_app.command("start")(start_command)
 agent_app.command("stop")(stop_command)
 agent_app.command("status")(status_command)
 agent_app.command("logs")(logs_command)
+agent_app.command("bundle")(bundle_command)
 app.add_typer(agent_app, name="agent")
 
 

@@ -1,6 +1,7 @@
 """`sti doctor` on a phone, with each of its problems provoked there."""
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli_runs import Sti
-from tests.phone import AGENT_PYTHON, PYTHON, Phone
+from tests.phone import AGENT_PYTHON, CHECKOUT, PYTHON, Phone
 
 Examine = Callable[..., dict[str, Any]]
 EASY = {"--memory-mb": 0, "--space-mb": 0, "--read-mb-s": 0, "--python": AGENT_PYTHON}
@@ -31,8 +32,11 @@ def examine(sti: Sti, phone: Phone) -> Examine:
 
 def inside(phone: Phone, script: str) -> None:
     """Run a script as root among the phone's mounts, which nobody else sees."""
-    command = ["nsenter", "-t", str(phone.network.pids()[0]), "-m", "sh", "-ec", script]
-    subprocess.run(command, check=True, timeout=20)
+    subprocess.run([*among_mounts(phone), "sh", "-ec", script], check=True, timeout=20)
+
+
+def among_mounts(phone: Phone) -> tuple[str, ...]:
+    return ("nsenter", "-t", str(phone.network.pids()[0]), "-m")
 
 
 def program(phone: Phone, name: str, script: str) -> Path:
@@ -117,6 +121,23 @@ def test_a_file_system_without_direct_reads(examine: Examine, phone: Phone) -> N
         inside(phone, "umount /data/local/tmp/plain")
     assert found["direct IO"]["level"] == found["storage"]["level"] == "warning"
     assert "buffered" in found["read speed"]["found"]
+
+
+@pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="this kernel has no FUSE")
+def test_a_file_system_behind_a_daemon(examine: Examine, phone: Phone) -> None:
+    (phone.storage / "sdcard").mkdir()
+    command = (sys.executable, str(CHECKOUT / "tests" / "fuse.py"), "/data/local/tmp/sdcard")
+    with subprocess.Popen([*among_mounts(phone), *command], stdout=subprocess.PIPE) as daemon:
+        try:
+            assert daemon.stdout and daemon.stdout.readline() == b"mounted\n"
+            found = examine(root="/data/local/tmp/sdcard/sti")
+        finally:
+            inside(phone, "umount -l /data/local/tmp/sdcard")
+            daemon.terminate()
+    assert found["exit"] == 1
+    assert found["storage"]["level"] == found["read speed"]["level"] == "problem"
+    assert found["storage"]["found"].startswith("fuse")
+    assert found["space"]["level"] == "ok"
 
 
 @pytest.mark.parametrize(("monitor", "limit", "level"), [("null", "null", "warning"), ("false", "null", "ok")])
