@@ -32,7 +32,7 @@ from device_agent.image import open_encoder
 from device_agent.inplace import ExecutorChoice, choose_executor
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
-from device_agent.memory import MIB, Footprint, Ledger, fit_residency, layer_footprint
+from device_agent.memory import MIB, RUNNING_BYTES, Footprint, Ledger, fit_residency, layer_footprint
 from device_agent.phases import PhaseTimes, Stopwatch
 from device_agent.pipeline import Pass, Pipeline
 from device_agent.plan import Plan, Residency, default_bitwidth, uniform_plan
@@ -101,7 +101,7 @@ class Engine:
         self._tensors = self._source.resident_tensors
         self._encoder: Encoder = open_encoder(self.store, self._tensors)
         self._pipeline = Pipeline(self._source, self.ledger)
-        self._fixed_bytes = sum(tensor.nbytes for tensor in self._tensors.values())
+        self._fixed_bytes = RUNNING_BYTES + sum(tensor.nbytes for tensor in self._tensors.values())
         self.ledger.add(self._fixed_bytes)
         self._footprint_of = lru_cache(_PLANS_KEPT)(self._footprint)
         self._fitted = lru_cache(_PLANS_KEPT)(self._fit_to_budget)
