@@ -328,7 +328,7 @@ class Engine:
         if run.promise:
             self.elastic.observe(run.promise.times, passed)
             self._learned = True
-            self._wanted = run.settled if run.settled != run.job else None
+        self._wanted = run.settled if run.settled != run.job else None  # None also after a run by a given plan
 
     def settle(self, interrupted: Callable[[], bool]) -> bool:
         """Load what the last plan for a target keeps in memory. False if interrupted; call again when there is time."""
