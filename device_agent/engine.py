@@ -105,6 +105,7 @@ class Engine:
         self.ledger.add(self._fixed_bytes)
         self._footprint_of = lru_cache(_PLANS_KEPT)(self._footprint)
         self._fitted = lru_cache(_PLANS_KEPT)(self._fit_to_budget)
+        self._learned = False  # from runs, since plans were last made anew
         self._wanted: Pass | None = None  # what is to be in memory when there is time
 
     @property
@@ -326,11 +327,15 @@ class Engine:
         """Follow up on a promise: correct the costs, and remember what the next run would like to find in memory."""
         if run.promise:
             self.elastic.observe(run.promise.times, passed)
-            self._wanted = run.settled if run.settled != run.job else None
+            self._learned = True
+        self._wanted = run.settled if run.settled != run.job else None  # None also after a run by a given plan
 
     def settle(self, interrupted: Callable[[], bool]) -> bool:
         """Load what the last plan for a target keeps in memory. False if interrupted; call again when there is time."""
         with self._lock:
+            if self._learned:
+                self.elastic.refresh()
+                self._learned = False
             if self._wanted is None:
                 return True
             done = self._pipeline.settle(self._wanted, interrupted)
