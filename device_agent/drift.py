@@ -10,6 +10,7 @@ from device_agent.phases import PhaseTimes
 
 _RUNS = 5  # that are looked back upon
 _BELIEVED = -2  # of those in order: the slowest is a hiccup, the next one may happen again, and promises should hold
+_FADING = 0.9  # of the exponent, when a run says nothing: what nobody looks at any more may be right again
 _LIMIT = 64.0  # a factor beyond that is not drift but a mistake
 _STEP = 4.0  # the most that one pass can show: a hiccup is not drift either
 _LEAST_MS = 0.2  # phases shorter than that say nothing
@@ -76,7 +77,7 @@ class Drift:
 def _shown(used: float, predicted_ms: float, measured_ms: float) -> float:
     """The factor that one pass shows; `used` is what the prediction was made with."""
     if predicted_ms < _LEAST_MS or measured_ms <= 0:
-        return used
+        return used**_FADING
     return min(max(used * measured_ms / predicted_ms, 1 / _LIMIT), _LIMIT)
 
 

@@ -101,8 +101,10 @@ class Elastic:
             )
         return Promise(expected.total_ms, choice.predicted_loss, self._peak(plan, ask), reason, phases_of(expected))
 
-    def observe(self, promised: PhaseTimes, measured: PhaseTimes) -> None:
+    def observe(self, promised: PhaseTimes, measured: PhaseTimes, loading_agents: int) -> None:
         """Learn from a pass that was promised; what it shows is used from the next `refresh` on."""
+        if loading_agents > 1:  # they wait for each other, in phases that are not theirs
+            promised = replace(promised, read_ms=0.0, prepare_ms=0.0)
         drifted = self._drift.observe(promised, measured)
         self._runs_since_drift = self._runs_since_drift + 1 if drifted else 0
         if self._runs_since_drift > _MOST_RUNS:

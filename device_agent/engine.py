@@ -326,7 +326,7 @@ class Engine:
     def _learn(self, run: Run, passed: PhaseTimes) -> None:
         """Follow up on a promise: correct the costs, and remember what the next run would like to find in memory."""
         if run.promise:
-            self.elastic.observe(run.promise.times, passed)
+            self.elastic.observe(run.promise.times, passed, run.job.plan.loading_agents)
         self._learned = run.promise is not None
         self._wanted = run.settled if run.settled != run.job else None  # None also after a run by a given plan
 
