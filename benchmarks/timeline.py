@@ -91,6 +91,10 @@ class NotedExecutor:
         self._begun[id(frame)] = start
         return frame
 
+    def in_place(self, slices: int, sequence: int) -> bool:
+        """As the executor inside."""
+        return self._inner.in_place(slices, sequence)
+
     def warm(self, template: Template, geometry: Geometry) -> None:
         """As the executor inside."""
         self._inner.warm(template, geometry)

@@ -11,6 +11,7 @@ from device_agent.memory import MIB
 from device_agent.plan import MAX_LOADING_AGENTS
 
 DEFAULT_PORT = 8765
+AUTO = "auto"
 
 
 def add_network(group: "argparse._ArgumentGroup") -> None:
@@ -51,8 +52,9 @@ def add_resources(group: "argparse._ArgumentGroup") -> None:
         help="threads of a layer (default: %(default)s)",
     )
     group.add_argument(
-        "--agents", type=_whole(1, MAX_LOADING_AGENTS), default=options.loading_agents, metavar="N",
-        help=f"loading agents, at most {MAX_LOADING_AGENTS} (default: as the planner decides; 1 without a target)",
+        "--agents", type=_agents, metavar="N|auto",
+        help=f"loading agents, at most {MAX_LOADING_AGENTS}; auto: as is quickest by this device's costs "
+        "(default: auto with --costs or a target, else 1)",
     )  # fmt: skip
     group.add_argument(
         "--layers-in-flight", type=_whole(1), default=options.layers_in_flight, metavar="N",
@@ -72,6 +74,10 @@ def add_resources(group: "argparse._ArgumentGroup") -> None:
         "--throttle-mb-s", type=_above_zero, metavar="MB",
         help="read no faster than this many megabytes per second, to emulate slower flash",
     )  # fmt: skip
+
+
+def _agents(text: str) -> int | str:
+    return text if text == AUTO else _whole(1, MAX_LOADING_AGENTS)(text)
 
 
 def add_plan(group: "argparse._ArgumentGroup") -> None:
@@ -96,7 +102,8 @@ def engine_options(options: argparse.Namespace) -> EngineOptions:
     return EngineOptions(
         budget_bytes=None if options.memory_mb is None else int(options.memory_mb * MIB),
         threads=options.threads,
-        loading_agents=options.agents,
+        loading_agents=None if options.agents == AUTO else options.agents,
+        plan_agents=options.agents == AUTO or (options.agents is None and options.costs is not None),
         layers_in_flight=options.layers_in_flight,
         direct=options.direct,
         throttle_bytes_per_s=None if options.throttle_mb_s is None else options.throttle_mb_s * 1e6,

@@ -41,8 +41,8 @@ class CausalActivations:
     The graphs treat every token alone, so tokens of different texts share a run; attention goes text by text.
     """
 
-    def __init__(  # noqa: PLR0917
-        self, runtime: Runtime, geometry: Geometry, slices: int, sequence: int,
+    def __init__(
+        self, runtime: Runtime, geometry: Geometry, slices: int, sequence: int, *,
         segments: Sequence[Segment], frequencies: Floats | None,
     ) -> None:  # fmt: skip
         self._width, self._segments, self._frequencies = geometry.head_width, segments, frequencies

@@ -139,7 +139,12 @@ class CausalModel:
         self._parts.pipeline.make_room(job)
         with self._parts.ledger.holding(job.footprint.activation_bytes):
             activations = CausalActivations(
-                self._parts.runtime, self._geometry, plan.slices, sequence, segments, self._frequencies
+                self._parts.runtime,
+                self._geometry,
+                plan.slices,
+                sequence,
+                segments=segments,
+                frequencies=self._frequencies,
             )
             try:
                 ids = np.concatenate([segment.ids for segment in segments])
@@ -186,6 +191,11 @@ class CausalModel:
             if self._footprint(plan, length).peak_bytes(least) <= budget
         )
         return next(fitting, self._shortest)
+
+    def trim(self) -> None:
+        """Free blocks of the head that stay; the next text keeps what then fits."""
+        self._parts.ledger.add(-self._head.kept_bytes)
+        self._head.keep(8, 0)
 
     def close(self) -> None:
         """Free the head."""

@@ -1,6 +1,7 @@
 """One model, ready to answer: tokenise, embed, run the pipeline, apply the head, report what ran."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from device_agent.costing.measure import Progress, measure_costs
 from device_agent.costing.trials import EngineTrials
 from device_agent.costs import DeviceCosts
 from device_agent.elastic import Elastic
+from device_agent.exact_plan import layer_times, plan_exact
 from device_agent.executor import Activations
 from device_agent.generator import Generated, Generator
 from device_agent.goal import NO_GOAL, Goal
@@ -45,6 +47,7 @@ from device_agent.text import Encoder, Text, Tokens
 from shard_store.errors import BudgetError, RequestError
 from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store
+from shard_store.template import TemplateKind
 
 logger = logging.getLogger(__name__)
 _OVERHEAD_REPEATS = 5
@@ -63,6 +66,7 @@ class EngineOptions:
     direct: bool | None = False  # read past the page cache; None: where the file system can
     throttle_bytes_per_s: float | None = None
     executor: ExecutorChoice = ExecutorChoice.AUTO
+    plan_agents: bool = False  # for plans that leave residency open: agents, layers in flight and what to keep
     costs_path: Path | None = None  # where this device's costs are kept; None: measured anew by every engine
 
 
@@ -99,8 +103,8 @@ class Engine:
         self._pipeline = Pipeline(self._source, self.ledger)
         self._fixed_bytes = sum(tensor.nbytes for tensor in self._tensors.values())
         self.ledger.add(self._fixed_bytes)
-        self.footprint = lru_cache(_PLANS_KEPT)(self._footprint)
-        self._fit = lru_cache(_PLANS_KEPT)(self._fit_to_budget)
+        self._footprint_of = lru_cache(_PLANS_KEPT)(self._footprint)
+        self._fitted = lru_cache(_PLANS_KEPT)(self._fit_to_budget)
         self._wanted: Pass | None = None  # what is to be in memory when there is time
 
     @property
@@ -129,6 +133,8 @@ class Engine:
             self._check_budget(budget_bytes)
             self.budget_bytes = budget_bytes
             self._pipeline.shrink(budget_bytes)
+            if "generator" in vars(self):
+                self.generator.model.trim()
             self._wanted = None
 
     def _check_budget(self, budget_bytes: int) -> None:
@@ -142,8 +148,12 @@ class Engine:
     def elastic(self) -> Elastic:
         """The planner for targets. Raises PlanError for a store without a profile; measures the device if need be."""
         check_profile(self.manifest)
-        costs = known_costs(self.options.costs_path, self.trials(), _log_progress)
-        return Elastic(store_facts(self.store, costs))
+        return Elastic(store_facts(self.store, self.costs))
+
+    @cached_property
+    def costs(self) -> DeviceCosts:
+        """This device's, from the file that the options name; measured, which takes seconds, where there is none."""
+        return known_costs(self.options.costs_path, self.trials(), _log_progress)
 
     def trials(self) -> EngineTrials:
         """For measuring this device."""
@@ -267,9 +277,25 @@ class Engine:
                     activations.close()
         return times
 
-    def _fit_to_budget(self, plan: Plan, sequence: int, texts: int, budget_bytes: int) -> Pass:
-        footprint = self.footprint(plan, sequence, texts)
+    def _fit(self, plan: Plan, sequence: int, texts: int, budget_bytes: int) -> Pass:
+        """A plan as a pass within the budget. Raises BudgetError."""
+        in_place = self._source.executor.in_place(plan.slices, sequence)
+        return self._fitted(plan, sequence, texts, budget_bytes, in_place)
+
+    def _fit_to_budget(self, plan: Plan, sequence: int, texts: int, budget_bytes: int, in_place: bool) -> Pass:
+        footprint = self._footprint_of(plan, sequence, texts, in_place)
+        if self.options.plan_agents and plan.is_open:
+            plan = self._with_agents(plan, footprint, sequence, texts, budget_bytes)
         return Pass(fit_residency(plan, footprint, budget_bytes), sequence, footprint, budget_bytes)
+
+    def _with_agents(self, plan: Plan, footprint: Footprint, sequence: int, texts: int, budget_bytes: int) -> Plan:
+        """Agents, layers in flight and what to keep, as this device's costs make it quickest."""
+        fit_residency(plan, footprint, budget_bytes)  # what cannot fit has not been measured either
+        reads = (len(self._source.reads(layer)) for layer in plan.layers)
+        sizes = list(zip(footprint.stored_bytes, reads, strict=True))
+        times = layer_times(plan, self.costs, sizes, sequence, texts)
+        lanes = max(1, (os.cpu_count() or 1) - self.options.threads)
+        return plan_exact(plan, footprint, budget_bytes, times, lanes=lanes).plan
 
     def _chooser(self, plan: Plan | None, goal: Goal, watch: Stopwatch, texts: int) -> Runs:
         budget_bytes = self._budget_of(goal)
@@ -312,10 +338,18 @@ class Engine:
                 self._wanted = None
             return done
 
-    def _footprint(self, plan: Plan, sequence: int, texts: int) -> Footprint:
-        """What a pass of `texts` texts would cost in memory."""
+    def footprint(self, plan: Plan, sequence: int, texts: int) -> Footprint:
+        """What a pass of `texts` texts would cost in memory, as far as is known now."""
+        return self._footprint_of(plan, sequence, texts, self._source.executor.in_place(plan.slices, sequence))
+
+    def _footprint(self, plan: Plan, sequence: int, texts: int, in_place: bool) -> Footprint:
         geometry = self.manifest.geometry
-        layers = tuple(layer_footprint(self._source.template(layer, sequence), geometry) for layer in plan.layers)
+        layers = tuple(
+            layer_footprint(
+                self._source.template(layer, sequence), geometry, in_place=in_place and layer.kind is TemplateKind.INT8
+            )
+            for layer in plan.layers
+        )
         return Footprint(
             fixed_bytes=self._fixed_bytes,
             activation_bytes=texts * text_bytes(geometry, sequence),

@@ -57,6 +57,7 @@ class TrialResult:
     layers_in_flight: int
     layers: int
     resident_layers: int
+    preloaded_layers: int
     predicted_ms: float | None  # by the planner
     predicted_bytes: int
     accounted_bytes: int
@@ -87,7 +88,8 @@ def run_trial(engine: Engine, trial: Trial) -> TrialResult:
     reports = [engine.answer(text, plan).report for _ in range(trial.requests)]
     median = statistics.median_low(report.times.total_ms for report in reports)
     times = next(report.times for report in reports if report.times.total_ms == median)
-    streamed = [layer for layer in plan.layers if layer.residency is not Residency.RESIDENT]
+    streamed = [layer for layer in plan.layers if layer.residency is Residency.STREAMED]
+    preloaded = sum(layer.residency is Residency.PRELOADED for layer in plan.layers)
     footprint = engine.footprint(plan, trial.sequence, 1)
     stored = dict(zip(plan.layers, footprint.stored_bytes, strict=True))
     return TrialResult(
@@ -96,7 +98,8 @@ def run_trial(engine: Engine, trial: Trial) -> TrialResult:
         agents=plan.loading_agents,
         layers_in_flight=plan.most_in_flight,
         layers=len(plan.layers),
-        resident_layers=len(plan.layers) - len(streamed),
+        resident_layers=len(plan.layers) - len(streamed) - preloaded,
+        preloaded_layers=preloaded,
         predicted_ms=predicted_ms,
         predicted_bytes=footprint.peak_bytes(plan),
         accounted_bytes=max(report.model_peak_bytes for report in reports),

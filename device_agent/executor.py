@@ -81,6 +81,10 @@ class Executor(Protocol):
         """How many released layers' memory waits for others."""
         ...
 
+    def in_place(self, slices: int, sequence: int) -> bool:
+        """Whether int8 layers that pass are written where they are used; known once the first has been loaded."""
+        ...
+
     def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:
         """Something to fill a layer in. passing: whether the layer is to be freed soon, so that others can follow."""
         ...
@@ -118,6 +122,10 @@ class ConstantExecutor:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+
+    def in_place(self, slices: int, sequence: int) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
 
     def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:  # noqa: ARG002
         """An empty model; every layer gets one of its own."""

@@ -58,6 +58,10 @@ class InPlaceExecutor:
         """Frames that wait for layers."""
         return len(self._spare)
 
+    def in_place(self, slices: int, sequence: int) -> bool:
+        """Whether the packing of these templates has been learned."""
+        return self._learned.get((slices, sequence)) is not None
+
     def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:
         """A spare frame or a new one. The first for a template takes time: the packing is learned."""
         if passing and template.kind is TemplateKind.INT8:

@@ -120,7 +120,9 @@ def _causal_outputs(
     """The same of a causal layer, for one text."""
     cache = KeyValueCache(geometry, 1, template.slices, template.sequence)
     segment = Segment(np.zeros(template.sequence, np.int64), cache)
-    activations = CausalActivations(runtime, geometry, template.slices, template.sequence, [segment], None)
+    activations = CausalActivations(
+        runtime, geometry, template.slices, template.sequence, segments=[segment], frequencies=None
+    )
     with closing(activations):
         generator = np.random.default_rng(_PROVEN_ON)
         activations.hidden[:] = generator.standard_normal(activations.hidden.shape)

@@ -4,7 +4,7 @@ A budget covers all that the model costs: resident tensors, stored shards, packe
 It does not cover the idle agent itself (Python, the runtime's code, the HTTP server).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Condition
@@ -26,6 +26,11 @@ class LayerFootprint:
 
     ready_bytes: int  # from compiled to freed: packed weights, constants, arena
     loading_bytes: int  # on top while it is loaded: the unpacked weights
+    in_place: bool = False  # if it passes, nothing is unpacked: its weights are written where they are used
+
+    def on_top(self, residency: Residency | None) -> int:
+        """What loading takes besides the layer itself."""
+        return 0 if self.in_place and residency is not Residency.RESIDENT else self.loading_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,21 @@ class Footprint:
         resident = sum(c.ready_bytes for p, c in self._with(plan) if p.residency is Residency.RESIDENT)
         stored = zip(plan.layers, self.stored_bytes, strict=True)
         preloaded = sum(nbytes for layer, nbytes in stored if layer.residency is Residency.PRELOADED)
-        passing = [c.ready_bytes for p, c in self._with(plan) if p.residency is not Residency.RESIDENT]
-        in_flight = sum(sorted(passing, reverse=True)[: plan.most_in_flight])
-        in_flight_at_most = plan.layers_in_flight if plan.schedule is Schedule.PIPELINED else len(plan.layers)
-        agents = min(plan.loading_agents, in_flight_at_most)
-        loading = sum(sorted((c.loading_bytes for c in self.layers), reverse=True)[:agents])
-        return self.base_bytes(plan) + resident + preloaded + in_flight + loading
+        return self.base_bytes(plan) + resident + preloaded + self._most_passing(plan)
+
+    def _most_passing(self, plan: Plan) -> int:
+        """The most that layers on their way take: a resident one, too, passes once, and takes the place of another."""
+        stays = [layer.residency is Residency.RESIDENT for layer in plan.layers]
+        ready = _largest_first(c.ready_bytes for c, stay in zip(self.layers, stays, strict=True) if not stay)
+        on_top = [(c.on_top(layer.residency), stay) for (layer, c), stay in zip(self._with(plan), stays, strict=True)]
+        arriving = _largest_first(nbytes for nbytes, stay in on_top if stay)
+        passing = _largest_first(nbytes for nbytes, stay in on_top if not stay)
+        places = plan.layers_in_flight if plan.schedule is Schedule.PIPELINED else len(plan.layers)
+        agents = min(plan.loading_agents, places)
+        return max(
+            sum(ready[: places - number]) + sum(arriving[:number]) + sum(passing[: agents - number])
+            for number in range(min(agents, len(arriving)) + 1)
+        )
 
     def base_bytes(self, plan: Plan) -> int:
         """What is needed whatever the residency."""
@@ -58,7 +72,7 @@ class Footprint:
         return list(zip(plan.layers, self.layers, strict=True))
 
 
-def layer_footprint(template: Template, geometry: Geometry) -> LayerFootprint:
+def layer_footprint(template: Template, geometry: Geometry, *, in_place: bool = False) -> LayerFootprint:
     """Bytes of a compiled layer: an upper estimate, checked against measurements in the tests."""
     item_bytes = 1 if template.kind is TemplateKind.INT8 else 4
     packed = 0
@@ -68,16 +82,24 @@ def layer_footprint(template: Template, geometry: Geometry) -> LayerFootprint:
         packed += _rounded(rows, _CHANNEL_TILE) * (columns // rows * item_bytes + _CHANNEL_BYTES)
     weights_start = min(template.slots[f"{matrix.name}.weight"].offset for matrix in geometry.slice_matrices)
     arena = _arena_bytes(geometry, template.slices, template.sequence)
-    return LayerFootprint(packed + weights_start + arena + _COMPILED_BYTES, template.model_bytes - weights_start)
+    return LayerFootprint(
+        packed + weights_start + arena + _COMPILED_BYTES, template.model_bytes - weights_start, in_place
+    )
 
 
 def _arena_bytes(geometry: Geometry, slices: int, sequence: int) -> int:
-    """Intermediate tensors of a layer: the widest moment is either the attention scores or the FFN."""
+    """Intermediate tensors of a layer: the widest moment is either the attention scores or the FFN.
+
+    Attention holds the scores, Q, K, V and its output; the FFN its neurons, as int8 too, and two hidden states.
+    """
     attention, ffn = geometry.slice_attention * slices, geometry.slice_ffn * slices
     heads = geometry.heads // geometry.slices * slices
-    scores = 0 if geometry.spec.causal else 2 * heads * sequence * sequence  # causal layers attend outside
-    inner = (3 if geometry.spec.gated else 2) * sequence * ffn
-    return 4 * (max(scores + 4 * sequence * attention, inner) + 4 * sequence * geometry.hidden)
+    if geometry.spec.causal or geometry.spec.gated:  # causal layers attend outside
+        inner = (3 if geometry.spec.gated else 2) * sequence * ffn
+        return 4 * (max(4 * sequence * attention, inner) + 4 * sequence * geometry.hidden)
+    scores = heads * sequence * sequence + 4 * sequence * attention
+    widest = 4 * max(scores, sequence * ffn * 5 // 4 + 2 * sequence * geometry.hidden)
+    return widest * 9 // 8  # runtimes differ in what they place side by side
 
 
 def fit_residency(plan: Plan, footprint: Footprint, budget_bytes: int) -> Plan:
@@ -140,6 +162,10 @@ class Ledger:
         """Begin a new peak at what is held now."""
         with self.changed:
             self.peak_bytes = self.held_bytes
+
+
+def _largest_first(sizes: Iterable[int]) -> list[int]:
+    return sorted(sizes, reverse=True)
 
 
 def _rounded(value: int, multiple: int) -> int:

@@ -138,13 +138,14 @@ class Pipeline:
             yield partial(self._load, job, layer, costs[layer], _Turn(door, turn))
 
     def _load(self, job: Pass, layer: LayerPlan, cost: LayerFootprint, turn: _Turn, agent: LoadingAgent) -> LoadedLayer:
-        turn.door.enter(turn.number, cost.ready_bytes + cost.loading_bytes)
+        on_top = cost.on_top(layer.residency)
+        turn.door.enter(turn.number, cost.ready_bytes + on_top)
         try:
             loaded = agent.load(layer, job.sequence, cost.ready_bytes, self._preloaded.get(layer))
         except BaseException:
-            turn.door.loaded(returned_bytes=cost.ready_bytes + cost.loading_bytes)
+            turn.door.loaded(returned_bytes=cost.ready_bytes + on_top)
             raise
-        turn.door.loaded(returned_bytes=cost.loading_bytes)
+        turn.door.loaded(returned_bytes=on_top)
         return loaded
 
     def _preload(self, job: Pass, clock: PhaseClock) -> None:

@@ -91,6 +91,11 @@ class Plan:
         return len(self.layers[0].bitwidths)
 
     @property
+    def is_open(self) -> bool:
+        """Whether who stays is left to the memory budget."""
+        return self.schedule is Schedule.PIPELINED and all(layer.residency is None for layer in self.layers)
+
+    @property
     def passing(self) -> int:
         """How many layers are freed in or after every run."""
         return sum(layer.residency is not Residency.RESIDENT for layer in self.layers)

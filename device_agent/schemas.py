@@ -1,5 +1,6 @@
 """The JSON of the HTTP interface, in the shapes of OpenAI's API where it has one (docs/http.md)."""
 
+import base64
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from device_agent.goal import MAX_TARGET_MS
 from device_agent.plan import plan_document
 from device_agent.report import RunReport
+from shard_store.errors import RequestError
 
 MAX_INPUTS = 2048
 MAX_MEMORY_MB = 1 << 20
@@ -75,6 +77,26 @@ class ClassifyRequest(RunOptions):
         """The inputs, as a list also if there is but one."""
         inputs = [self.input] if isinstance(self.input, str) else self.input
         return [item if isinstance(item, str) else (item[0], item[1]) for item in inputs]
+
+
+class ImageClassifyRequest(RunOptions):
+    """POST /v1/images/classify: PNG or JPEG files in base64, with or without `data:...;base64,` in front."""
+
+    input: Annotated[_OneText | _TextList, _by_kind("must be an image in base64 or a list of them")]
+    model: str | None = None
+
+    @property
+    def images(self) -> list[bytes]:
+        """The files. Raises RequestError for what is not base64."""
+        inputs = [self.input] if isinstance(self.input, str) else self.input
+        return [_from_base64(text, index) for index, text in enumerate(inputs)]
+
+
+def _from_base64(text: str, index: int) -> bytes:
+    try:
+        return base64.b64decode(text.partition(";base64,")[2] if text.startswith("data:") else text, validate=True)
+    except ValueError as error:
+        raise RequestError(f"input {index} is not base64; encode the bytes of a PNG or JPEG file") from error
 
 
 class Usage(BaseModel):

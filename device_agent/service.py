@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from device_agent.answers import classification_list, embedding_list, embedding_size, model_card
 from device_agent.body_limit import DEFAULT_BODY_BYTES, BodyLimit
+from device_agent.completions import add_completions
 from device_agent.failures import RETRY_SECONDS, UnknownModelError, add_error_handlers
 from device_agent.goal import Goal
 from device_agent.memory import MIB
@@ -28,6 +29,7 @@ from device_agent.schemas import (
     EmbeddingRequest,
     ErrorAnswer,
     Health,
+    ImageClassifyRequest,
     ModelList,
     RunOptions,
 )  # fmt: skip
@@ -38,6 +40,13 @@ from shard_store.head import HeadKind
 from shard_store.manifest import Manifest
 
 T = TypeVar("T")
+_CLASSIFIERS = (HeadKind.SEQUENCE_CLASSIFICATION, HeadKind.TOKEN_CLASSIFICATION)
+_ROUTES = {
+    HeadKind.EMBEDDING: "/v1/embeddings",
+    HeadKind.SEQUENCE_CLASSIFICATION: "/v1/classify",
+    HeadKind.TOKEN_CLASSIFICATION: "/v1/classify",
+    HeadKind.LANGUAGE_MODEL: "/v1/completions",
+}
 _ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorAnswer} for status in (400, 404, 413, 429, 500, 503)
 }
@@ -64,6 +73,7 @@ def create_app(
     add_error_handlers(app)
     _add_status(app, worker)
     _add_inference(app, worker, default)
+    add_completions(app, worker, default)
     return app
 
 
@@ -139,14 +149,30 @@ def _add_inference(app: FastAPI, worker: Worker, default: PlanChoice) -> None:
     async def classify(body: ClassifyRequest, request: Request) -> Response:
         manifest = worker.model.manifest
         _check_model_name(manifest, body.model)
-        if manifest.description.head.kind is HeadKind.EMBEDDING:
-            raise RequestError(f"{manifest.description.model} makes embeddings; ask /v1/embeddings")
+        _check_kind(manifest, *_CLASSIFIERS)
+        if manifest.description.image is not None:
+            raise RequestError(f"{manifest.description.model} reads images; ask /v1/images/classify")
 
         def answered(answer: Answer) -> BaseModel:
             return classification_list(manifest, answer, show_plan=body.show_plan)
 
         choice = _choice(body).over(default)
         return await _infer(request, worker, texts=body.texts, choice=choice, truncate=body.truncate, answered=answered)
+
+    @app.post("/v1/images/classify", response_model=ClassificationList, responses=_ERRORS)
+    async def classify_images(body: ImageClassifyRequest, request: Request) -> Response:
+        manifest = worker.model.manifest
+        _check_model_name(manifest, body.model)
+        _check_kind(manifest, *_CLASSIFIERS)
+        if manifest.description.image is None:
+            raise RequestError(f"{manifest.description.model} reads texts; ask /v1/classify")
+
+        def answered(answer: Answer) -> BaseModel:
+            return classification_list(manifest, answer, show_plan=body.show_plan)
+
+        images = cast(Sequence[Text], body.images)  # the model's encoder tells them apart
+        choice = _choice(body).over(default)
+        return await _infer(request, worker, texts=images, choice=choice, truncate=False, answered=answered)
 
 
 async def _infer(
@@ -185,10 +211,18 @@ def _choice(body: RunOptions) -> PlanChoice:
 def _check_embedding(manifest: Manifest, body: EmbeddingRequest) -> None:
     _check_model_name(manifest, body.model)
     model, size = manifest.description, embedding_size(manifest)
-    if model.head.kind is not HeadKind.EMBEDDING:
-        raise RequestError(f"{model.model} is for {model.head.kind.value.replace('_', ' ')}; ask /v1/classify")
+    _check_kind(manifest, HeadKind.EMBEDDING)
     if body.dimensions not in {None, size}:
         raise RequestError(f"dimensions: {body.dimensions} asked, {model.model} has {size}; leave the field out")
+
+
+def _check_kind(manifest: Manifest, *kinds: HeadKind) -> None:
+    """Raise RequestError, with the route to ask, for a model of another task."""
+    model = manifest.description
+    if model.head.kind not in kinds:
+        raise RequestError(
+            f"{model.model} is for {model.head.kind.value.replace('_', ' ')}; ask {_ROUTES[model.head.kind]}"
+        )
 
 
 def _check_model_name(manifest: Manifest, name: str | None) -> None:

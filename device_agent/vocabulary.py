@@ -56,7 +56,7 @@ class VocabularyReader:
     def keep(self, bitwidth: int, limit_bytes: int) -> None:
         """Keep the first blocks of a precision, as many as the limit holds, and no others."""
         used, wanted = 0, set()
-        for number, span in enumerate(self._blocks(bitwidth)):
+        for number, span in enumerate(self._blocks(bitwidth) if limit_bytes else ()):
             used += span.nbytes
             if used > limit_bytes:
                 break

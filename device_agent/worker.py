@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Protocol, TypeVar
 
+from device_agent.generator import Generator
 from device_agent.goal import NO_GOAL, Goal
 from device_agent.memory import Ledger
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan
+from device_agent.prompt import PromptEncoder
 from device_agent.report import Answer
 from device_agent.text import Text
 from shard_store.errors import StiError
@@ -44,6 +46,14 @@ class Model(Protocol):
         goal: Goal = NO_GOAL, truncate: bool = False, cancelled: Gone = ...,
     ) -> Answer:  # fmt: skip
         """Answer a batch. Raises StiError."""
+
+    @property
+    def prompts(self) -> PromptEncoder:
+        """The tokenizer of a model that generates text. Raises RequestError for any other."""
+
+    @property
+    def generator(self) -> Generator:
+        """What generates text. Raises RequestError for a model that does not."""
 
     def set_budget(self, budget_bytes: int) -> None:
         """Change the memory budget. Raises BudgetError."""
@@ -134,6 +144,11 @@ class Worker:
             self.waiting -= 1
             if not self.waiting and not self._closing.is_set():
                 self._thread.submit(self._settle, model)
+
+    def submit(self, job: Callable[[Model], object]) -> None:
+        """Have something done in the model's thread, behind what waits; nobody waits for it."""
+        if not self._closing.is_set():
+            self._thread.submit(job, self.model)
 
     def _settle(self, model: Model) -> None:
         """Use the time until the next request."""

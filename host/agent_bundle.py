@@ -9,6 +9,7 @@ from pathlib import Path
 import device_agent
 import shard_store
 
+BUNDLE_PREFIX = "sti-agent-"
 _MAIN = "from device_agent.cli import main\n\nmain()\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same sources give the same bytes
 _HASH_DIGITS = 12
@@ -34,7 +35,7 @@ def agent_bundle() -> Bundle:
                 _add(bundle, source.relative_to(folder.parent).as_posix(), source.read_text("utf-8"))
     content = target.getvalue()
     digest = hashlib.sha256(content).hexdigest()
-    return Bundle(f"sti-agent-{digest[:_HASH_DIGITS]}.zip", content, digest)
+    return Bundle(f"{BUNDLE_PREFIX}{digest[:_HASH_DIGITS]}.zip", content, digest)
 
 
 def _add(bundle: zipfile.ZipFile, name: str, text: str) -> None:

@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 
 from host.commands.adapt import adapt_command
-from host.commands.agent import logs_command, start_command, status_command, stop_command
+from host.commands.agent import bundle_command, logs_command, start_command, status_command, stop_command
 from host.commands.bench import bench_command
 from host.commands.doctor import doctor_command
 from host.commands.forward import forward_command
@@ -36,6 +36,7 @@ agent_app.command("start")(start_command)
 agent_app.command("stop")(stop_command)
 agent_app.command("status")(status_command)
 agent_app.command("logs")(logs_command)
+agent_app.command("bundle")(bundle_command)
 app.add_typer(agent_app, name="agent")
 
 

@@ -12,6 +12,7 @@ import random
 import resource
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,7 @@ from tests.files import random_file, stored_file
 from tests.phone import Phone, packages, why_not
 
 STALL_S = 0.5
+_SWITCH_S = 0.5  # verifying the last files and switching takes about so long
 STRANGE = ("two words", "it's", 'a "quote"', "$HOME `id`", "-rf", "größe 模型 🙂", "*?[x]", "a;b|c&d", ".hidden", "%s")
 MB = 1e6
 _SEGMENT_BYTES = 64 << 20  # what may be under way when the connection breaks
@@ -114,14 +116,18 @@ def break_pushes(phone: Phone, work: Path, points: int) -> None:
         push(versions[0], device, lambda *_: None)
     for point in range(points):
         new = (point + 1) % 2
-        strike, repair = (phone.kill, phone.restart) if point % 4 < 2 else (phone.network.unplug, phone.network.plug)
-        interruption = Interruption(total * point // points, strike)
+        kill, repair = (phone.kill, phone.restart) if point % 4 < 2 else (phone.network.unplug, phone.network.plug)
+        sending = points * 9 // 10  # the last tenth strikes while the store is verified and switched to
+        timer = threading.Timer(max(0, point - sending) * _SWITCH_S / (points - sending), kill)
+        interruption = Interruption(total * min(point, sending) // sending, timer.start if point >= sending else kill)
         with _files(phone) as device:
             try:
                 push(versions[new], device, interruption, sleep=_give_up)
             except Broken:
                 pass
             finally:
+                if timer.ident:
+                    timer.join()
                 repair()
         assert interruption.struck
         found = _verified_manifest(phone)

@@ -8,15 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.answers import embedding_size
+from device_agent.generator import Generator
 from device_agent.goal import NO_GOAL, Goal
 from device_agent.memory import Ledger
 from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan, uniform_plan
 from device_agent.promise import Outcome
+from device_agent.prompt import PromptEncoder
 from device_agent.report import Answer, RunReport
 from device_agent.text import Text, Tokens
-from shard_store.errors import BudgetError
+from shard_store.errors import BudgetError, RequestError
 from shard_store.head import Head, HeadKind, Scores
 from shard_store.manifest import Manifest
 
@@ -122,6 +124,14 @@ class FakeModel:
             return np.linspace(0.1, tokens, embedding_size(self.manifest), dtype=np.float32)
         logits = np.roll(np.linspace(-1, 1, len(head.labels), dtype=np.float32), tokens)
         return np.stack([np.roll(logits, n) for n in range(tokens)]) if head.kind.value.startswith("token") else logits
+
+    @property
+    def prompts(self) -> PromptEncoder:
+        raise RequestError("generates no text")
+
+    @property
+    def generator(self) -> Generator:
+        raise RequestError("generates no text")
 
     def close(self) -> None:
         self.closed.set()

@@ -74,7 +74,8 @@ class Network:
         """
         if has_crashed():
             return
-        ip("link", "delete", self._cable)
+        with contextlib.suppress(OSError):  # there may be none, if `up` failed
+            ip("link", "delete", self._cable)
         time.sleep(_SETTLE_SECONDS)
         self.kill_all()
         time.sleep(_SETTLE_SECONDS)

@@ -142,6 +142,16 @@ def test_a_record_that_cannot_be_read_is_told(agent: ShellAgent, folder: Path, c
     (folder / "agent.json").unlink()
 
 
+def test_a_process_that_never_comes_to_be_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("host.adb.agent._BIRTH_SECONDS", 0.0)
+    shell = Canned("setsid", LocalResult(0, b"", b""))
+    agent = ShellAgent(shell, Installation(shell, str(folder), sys.executable), here)
+    folder.mkdir()
+    (folder / "agent.log").write_text("setsid: exec sh: No such file or directory\n")
+    with pytest.raises(DeviceError, match="did not start: setsid: exec sh: No such file"):
+        agent.start("/x")
+
+
 class Canned(LocalShell):
     """Answers commands that contain a word with something of its own."""
 

@@ -1,7 +1,10 @@
 """Ports of a device, reached through adbd."""
 
 import contextlib
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +16,8 @@ import pytest
 from host.adb.connection import AdbConnection, connect
 from host.adb.forward import forward
 from shard_store.errors import DeviceError
-from tests.phone import PYTHON, Phone
+from tests.cli_runs import Sti
+from tests.phone import CHECKOUT, PYTHON, Phone
 
 PORT = 8123
 
@@ -80,3 +84,19 @@ def test_a_local_port_that_is_taken_is_told(phone: Phone) -> None:
             forward(lambda: connect(phone.spec), PORT, port),
         ):
             pass
+
+
+def test_the_command_serves_until_it_is_interrupted(web: Phone) -> None:
+    command = [sys.executable, "-m", "host.cli", "forward", "--device", str(web.spec), "--port", str(PORT)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert httpx.get(f"{url}/page").status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+def test_without_an_agent_the_port_must_be_named(web: Phone, sti: Sti) -> None:
+    done = sti("forward", "--device", web.spec)
+    assert done.code == 1
+    assert done.err.startswith(f"error: no agent runs on {web.spec}; start one with")

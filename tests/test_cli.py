@@ -164,3 +164,27 @@ def test_status_without_an_agent_fails(sti: Sti) -> None:
     finished = sti("agent", "status")
     assert (finished.code, finished.out) == (1, "no agent is running\n")
     assert sti("agent", "stop").out == "no agent was running\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["push"], "give one of STORE, --list, --gc and --remove"),
+        (["push", "s", "--gc"], "give one of STORE, --list, --gc and --remove"),
+        (["push", "s", "--device", "local", "--all"], "give --device or --all"),
+        (["push", "s", "--device", "adb:"], "names no device; use local, usb, adb:SERIAL or"),
+        (["forward", "--device", "local"], "the local device is this machine"),
+    ],
+)
+def test_devices_are_named_in_one_way_only(sti: Sti, arguments: list[str], message: str) -> None:
+    done = sti(*arguments)
+    assert done.code == 2
+    assert message in " ".join(done.err.replace("│", " ").split())
+
+
+def test_stores_of_the_local_device_are_listed_and_removed(sti: Sti, store: Path) -> None:
+    name = sti("push", store, "--json").json["name"]
+    assert [found["name"] for found in sti("push", "--list", "--json").json["stores"]] == [name]
+    assert sti("push", "--gc", "--json").json == {"removed": [], "freed_bytes": 0}
+    assert sti("push", "--remove", name).code == 0
+    assert sti("push", "--list", "--json").json == {"stores": []}

@@ -1,6 +1,7 @@
 """`sti doctor` on a phone, with each of its problems provoked there."""
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli_runs import Sti
-from tests.phone import AGENT_PYTHON, PYTHON, Phone
+from tests.phone import AGENT_PYTHON, CHECKOUT, PYTHON, Phone
 
 Examine = Callable[..., dict[str, Any]]
 EASY = {"--memory-mb": 0, "--space-mb": 0, "--read-mb-s": 0, "--python": AGENT_PYTHON}
@@ -117,6 +118,31 @@ def test_a_file_system_without_direct_reads(examine: Examine, phone: Phone) -> N
         inside(phone, "umount /data/local/tmp/plain")
     assert found["direct IO"]["level"] == found["storage"]["level"] == "warning"
     assert "buffered" in found["read speed"]["found"]
+
+
+def test_a_file_system_behind_a_daemon(examine: Examine, phone: Phone) -> None:
+    (phone.storage / "sdcard").mkdir()
+    pid = str(phone.network.pids()[0])
+    command = [
+        "nsenter",
+        "-t",
+        pid,
+        "-m",
+        sys.executable,
+        str(CHECKOUT / "tests" / "fuse.py"),
+        "/data/local/tmp/sdcard",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as daemon:
+        try:
+            assert daemon.stdout and daemon.stdout.readline() == b"mounted\n"
+            found = examine(root="/data/local/tmp/sdcard/sti")
+        finally:
+            inside(phone, "umount -l /data/local/tmp/sdcard")
+            daemon.terminate()
+    assert found["exit"] == 1
+    assert found["storage"]["level"] == found["read speed"]["level"] == "problem"
+    assert found["storage"]["found"].startswith("fuse")
+    assert found["space"]["level"] == "ok"
 
 
 @pytest.mark.parametrize(("monitor", "limit", "level"), [("null", "null", "warning"), ("false", "null", "ok")])

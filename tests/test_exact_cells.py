@@ -33,7 +33,7 @@ def measured(cell: Cell, total_ms: float = 100.0, peak_bytes: int = 1000) -> Mea
     way = cell.way
     return Measured(
         cell.key, cell.subject.name, cell.subject.sequence, cell.flash.name, cell.flash.bytes_per_s, way.name,
-        way.schedule, way.bits, way.cap_bytes, way.agents or 1, 2, 4, 0, total_ms, total_ms, 1.0, 2.0, 3.0, 4.0, 5,
+        way.schedule, way.bits, way.cap_bytes, way.agents or 1, 2, 4, 0, 0, total_ms, total_ms, 1.0, 2.0, 3.0, 4.0, 5,
         peak_bytes, 900, 1000, None, 50_000_000, 0,
     )  # fmt: skip
 

@@ -18,22 +18,22 @@ from shard_store.template import TemplateKind
 FIXED, AGENT, READY, LOADING = 7, 3, 10, 4
 
 
-def plan_of(resident: Sequence[bool], agents: int = 1, in_flight: int = 2) -> Plan:
-    choice = [Residency.RESIDENT if stays else Residency.STREAMED for stays in resident]
+def plan_of(kept: Sequence[bool], agents: int = 1, in_flight: int = 2, kept_as: Residency = Residency.RESIDENT) -> Plan:
+    choice = [kept_as if stays else Residency.STREAMED for stays in kept]
     return Plan(tuple(LayerPlan(index, (8,), kept) for index, kept in enumerate(choice)), agents, in_flight)
 
 
 def footprint_of(layers: int, ready: int = READY) -> Footprint:
-    return Footprint(FIXED, 0, AGENT, (LayerFootprint(ready, LOADING),) * layers, (5,) * layers)
+    return Footprint(FIXED, 0, AGENT, (LayerFootprint(ready, LOADING),) * layers, (ready // 2,) * layers)
 
 
 def brute_force(
     footprint: Footprint, budget: int, times: Sequence[LayerTimes], lanes: int
 ) -> Iterator[tuple[float, int]]:
-    """Makespan and peak of every way that fits: all choices of residents, agents and layers in flight."""
-    for resident in product([False, True], repeat=len(times)):
-        for agents, in_flight in product(range(1, 5), range(1, 7)):
-            plan = plan_of(resident, agents, in_flight)
+    """Makespan and peak of every way that fits: all choices of layers to keep, agents and layers in flight."""
+    for kept in product([False, True], repeat=len(times)):
+        for agents, in_flight, kept_as in product(range(1, 5), range(1, 7), (Residency.RESIDENT, Residency.PRELOADED)):
+            plan = plan_of(kept, agents, in_flight, kept_as)
             if in_flight <= max(1, len(times)) and footprint.peak_bytes(plan) <= budget:
                 yield simulate(times, plan, lanes), footprint.peak_bytes(plan)
 
@@ -72,7 +72,7 @@ def test_more_memory_is_never_slower(times: list[LayerTimes], budget: int, more:
 
 def walked(times: Sequence[LayerTimes], plan: Plan) -> float:
     """When a pass ends, walked in ticks: loads begin in order, flash and one core are taken in order."""
-    streamed = [index for index, layer in enumerate(plan.layers) if layer.residency is Residency.STREAMED]
+    streamed = [index for index, layer in enumerate(plan.layers) if layer.residency is not Residency.RESIDENT]
     waiting, reading, preparing = list(streamed), list[list[float]](), list[list[float]]()
     ready = {index for index in range(len(times)) if index not in streamed}
     tick, layer, left, under_way = 0, 0, times[0].execute_ms, 0
@@ -82,7 +82,12 @@ def walked(times: Sequence[LayerTimes], plan: Plan) -> float:
             moved = False
             agents_busy = len(reading) + len(preparing)
             if waiting and agents_busy < plan.loading_agents and under_way < plan.layers_in_flight:
-                reading.append([waiting[0], times[waiting.pop(0)].read_ms])
+                index = waiting.pop(0)
+                stored = plan.layers[index].residency is Residency.PRELOADED
+                if stored:
+                    preparing.append([index, times[index].prepare_ms])
+                else:
+                    reading.append([index, times[index].read_ms])
                 under_way, moved = under_way + 1, True
             if reading and reading[0][1] == 0:
                 index = int(reading.pop(0)[0])
@@ -107,8 +112,10 @@ def walked(times: Sequence[LayerTimes], plan: Plan) -> float:
 @given(any_times | uniform_times, st.data())
 @settings(max_examples=200, deadline=None)
 def test_the_recurrence_is_the_pipeline(times: list[LayerTimes], data: st.DataObject) -> None:
-    resident = data.draw(st.lists(st.booleans(), min_size=len(times), max_size=len(times)))
-    plan = plan_of(resident, data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4)))
+    kept = data.draw(st.lists(st.booleans(), min_size=len(times), max_size=len(times)))
+    kept_as = data.draw(st.sampled_from([Residency.RESIDENT, Residency.PRELOADED]))
+    agents = 1 if kept_as is Residency.PRELOADED else data.draw(st.integers(1, 3))  # else some overtake in preparing
+    plan = plan_of(kept, agents, data.draw(st.integers(1, 4)), kept_as)
     assert simulate(times, plan) == walked(times, plan)
 
 
@@ -154,6 +161,7 @@ def test_times_come_from_the_costs_of_the_device() -> None:
         {TemplateKind.INT8: {64: (3.0, 4.0)}}, 2.0, 0.0,
     )  # fmt: skip
     plan = Plan((LayerPlan(0, (8, 8)),))
-    assert layer_times(plan, costs, [100], [3], 64) == (LayerTimes(11.5, 5.0, 8.0),)
+    assert layer_times(plan, costs, [(100, 3)], 64) == (LayerTimes(11.5, 5.0, 8.0),)
+    assert layer_times(plan, costs, [(100, 3)], 64, texts=4)[0].execute_ms == 32.0
     with pytest.raises(CostsError):
-        layer_times(replace(plan, layers=(LayerPlan(0, (4, 4)),)), costs, [100], [3], 64)
+        layer_times(replace(plan, layers=(LayerPlan(0, (4, 4)),)), costs, [(100, 3)], 64)

@@ -44,7 +44,7 @@ def test_a_good_device_is_fine() -> None:
         ("storage", Level.PROBLEM, {"file_system": "sdcardfs"}),
         ("storage", Level.WARNING, {"file_system": "tmpfs"}),
         ("storage", Level.WARNING, {"file_system": "nfs4"}),
-        ("storage", Level.OK, {"file_system": None}),
+        ("storage", Level.OK, {"file_system": "unknown"}),
         ("space", Level.PROBLEM, {"free_bytes": 999}),
         ("space", Level.WARNING, {"free_bytes": None}),
         ("memory", Level.PROBLEM, {"available_bytes": 99}),

@@ -14,6 +14,7 @@ from benchmarks.random_model import EncoderShape, sentence, write_random_bert
 from device_agent.engine import Engine, EngineOptions
 from device_agent.exact_plan import LayerTimes, plan_exact
 from device_agent.exact_trial import Trial
+from device_agent.goal import NO_GOAL
 from device_agent.plan import Plan, Residency, Schedule
 from host.exact.cgroup import Cgroup
 from shard_store.errors import BudgetError, DeviceError
@@ -128,3 +129,21 @@ def test_a_thousand_requests_live_in_a_control_group_of_the_cap(group: Cgroup, s
     assert len(result["all_ms"]) == REQUESTS
     assert result["accounted_bytes"] <= cap
     assert group.peak_bytes() <= limit
+
+
+def test_the_engine_plans_agents_by_the_costs_of_the_device(store: Path, tmp_path: Path) -> None:
+    with Engine(store, EngineOptions(budget_bytes=1 << 30)) as engine:
+        plan = streamed(engine, 8, in_flight=2)
+        cap = engine.footprint(plan, SEQUENCE, 1).peak_bytes(plan)
+        expected = answer(engine, plan)
+    costs = tmp_path / "costs.json"
+    for _ in range(2):  # measured, then read
+        with Engine(store, EngineOptions(budget_bytes=cap, plan_agents=True, costs_path=costs)) as engine:
+            engine.ready(None, NO_GOAL)
+            found = [engine.answer([sentence(SEQUENCE)]) for _ in range(3)]
+            assert {item.outputs[0].tobytes() for item in found} == {expected}
+            assert all(item.report.model_peak_bytes <= cap for item in found)
+            assert all(layer.residency is not None for layer in found[-1].report.plans[0].layers)
+    with Engine(store, EngineOptions(budget_bytes=1 << 30, plan_agents=True, costs_path=costs)) as engine:
+        answer(engine, engine.uniform_plan())
+        assert engine.answer([sentence(SEQUENCE)]).report.resident_layers == LAYERS

@@ -522,8 +522,14 @@ def test_stopping_the_server_stops_a_run(embedder: FakeModel) -> None:
 def test_the_documentation_names_every_route_and_field(embedding_client: httpx.Client) -> None:
     page = (Path(__file__).parents[1] / "docs" / "http.md").read_text("utf-8")
     schema = embedding_client.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/health", "/v1/models", "/v1/budget", "/v1/embeddings", "/v1/classify"}
-    kinds = ("EmbeddingRequest", "ClassifyRequest", "RunSummary", "Health", "ModelCard", "Sizes", "ErrorBody")
+    assert set(schema["paths"]) == {
+        "/health", "/v1/models", "/v1/budget", "/v1/embeddings", "/v1/classify", "/v1/images/classify",
+        "/v1/completions", "/v1/chat/completions",
+    }  # fmt: skip
+    kinds = (
+        "EmbeddingRequest", "ClassifyRequest", "ImageClassifyRequest", "CompletionRequest", "ChatRequest",
+        "GenerationSummary", "RunSummary", "Health", "ModelCard", "Sizes", "ErrorBody",
+    )  # fmt: skip
     named = {field for kind in kinds for field in schema["components"]["schemas"][kind]["properties"]}
     openais = {"object", "id", "created", "owned_by"}
     for text in (*schema["paths"], *named - openais):

@@ -73,7 +73,7 @@ def test_android(lines: str, android: Android | None) -> None:
 def test_a_device_that_does_not_say_is_not_guessed_at() -> None:
     scarce = "folder=/x\nwritable=yes\nclock=1\nmachine=m\nuser=1\nmemory=MemTotal: 1 kB\nmount=odd\n"
     facts = shell_facts(Answering(scarce), "/x", lambda: 0.0)
-    assert (facts.free_bytes, facts.available_bytes, facts.file_system) == (None, None, None)
+    assert (facts.free_bytes, facts.available_bytes, facts.file_system) == (None, None, "unknown")
 
 
 @pytest.mark.parametrize("out", ["", "what?\n", ANSWER.replace("clock=1000", "clock=noon")])

@@ -1,5 +1,6 @@
 """A vision transformer, trained, against the outputs of the reference implementation."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from device_agent.engine import Engine
 from shard_store.errors import RequestError
+from tests.http_server import serving_loaded
 from tests.images import digit, encoded
 from tests.packaging import package_quietly
 
@@ -41,3 +43,20 @@ def test_narrow_and_shallow_runs_streamed_as_resident(store: Path, shared: Path)
 def test_a_model_of_images_refuses_texts(store: Path) -> None:
     with Engine(store) as engine, pytest.raises(RequestError, match="reads images, not texts; send PNG or JPEG"):
         engine.answer(["three"])
+
+
+def test_images_are_classified_over_http(store: Path, shared: Path) -> None:
+    files = [base64.b64encode(encoded(digit(shared, index))).decode() for index in (126, 31)]
+    with serving_loaded(Engine(store)) as client:
+        answer = client.post("/v1/images/classify", json={"input": [files[0], f"data:image/png;base64,{files[1]}"]})
+        assert [item["label"] for item in answer.json()["data"]] == ["0", "1"]
+        assert answer.json()["usage"]["prompt_tokens"] == 2 * 17
+        for path, body, message in (
+            ("/v1/images/classify", {"input": "no base64"}, "input 0 is not base64"),
+            ("/v1/images/classify", {"input": "aaaa"}, "image 0 is not a PNG or JPEG"),
+            ("/v1/classify", {"input": "three"}, "reads images; ask /v1/images/classify"),
+            ("/v1/completions", {"prompt": "three"}, "generates no text; ask /v1/classify"),
+        ):
+            refused = client.post(path, json=body)
+            assert refused.status_code == 400
+            assert message in refused.json()["error"]["message"]

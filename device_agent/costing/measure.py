@@ -17,6 +17,7 @@ from device_agent.costing.fit import fill_widths, fit_prepares, fit_reads
 from device_agent.costs import DeviceCosts, PrepareCost, ReadCost, kind_of
 from device_agent.phases import PhaseTimes
 from device_agent.plan import LayerPlan, Plan, Residency, default_bitwidth
+from shard_store.errors import BudgetError
 from shard_store.geometry import EXACT_BITWIDTH
 from shard_store.manifest import Manifest
 from shard_store.template import TemplateKind
@@ -66,6 +67,15 @@ class _Bench:
         depth = min(self.manifest.geometry.layers, MAX_LAYERS)
         layers = tuple(LayerPlan(layer, (bitwidth,) * slices, residency) for layer in range(depth))
         return Plan(layers)
+
+    def fits(self, bitwidths: Sequence[int]) -> bool:
+        """Whether the budget holds layers of these bitwidths, one at a time. What does not fit need not be known."""
+        plan = self.plan(max(bitwidths), self.manifest.geometry.slices, Residency.STREAMED)
+        try:
+            self.engine.trial(plan, max(self.manifest.description.sequences))
+        except BudgetError:
+            return False
+        return True
 
     def widths(self) -> tuple[int, ...]:
         slices = self.manifest.geometry.slices
@@ -140,6 +150,11 @@ def measure_costs(engine: Trials, progress: Progress) -> DeviceCosts:
         done += 1
 
     bench = _Bench(engine, step)
+    by_kind = {kind: bitwidths for kind, bitwidths in by_kind.items() if bench.fits(bitwidths)}
+    if not by_kind:
+        raise BudgetError(
+            "memory budget: too small for any layer, so this device cannot be measured; raise --memory-mb"
+        )
     prepare = {kind: bench.prepare(bitwidths) for kind, bitwidths in by_kind.items()}
     execute = {kind: bench.execute(max(bitwidths)) for kind, bitwidths in by_kind.items()}
     kind, sequence = next(iter(by_kind)), manifest.description.sequences[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 from device_agent.costing.measure import device_name
@@ -42,6 +43,8 @@ class EngineTrials:
     def trial(self, plan: Plan, sequence: int, *, cold: bool = False) -> PhaseTimes:
         """One pass of one text. cold: the store's files are dropped from the page cache first. Raises BudgetError."""
         job = self._fit(plan, sequence)
+        # With no more memory than it needs, so that it finds nothing there that an earlier trial brought.
+        job = replace(job, budget_bytes=job.footprint.peak_bytes(job.plan))
         if cold:
             self._source.store.drop_page_cache()
         self._pipeline.make_room(job)

@@ -124,3 +124,12 @@ def rising(values: Floats) -> Floats:
 def rows_of(loads: Loads, rows: Sequence[int] | Indices) -> Loads:
     """Some of the alternatives."""
     return Loads(loads.read_ms[rows], loads.prepare_ms[rows])
+
+
+def together(first: Loads, then: Loads) -> Loads:
+    """The same loads (1, layers) before those of every alternative."""
+    return Loads(_joined(first.read_ms, then.read_ms), _joined(first.prepare_ms, then.prepare_ms))
+
+
+def _joined(first: Floats, then: Floats) -> Floats:
+    return np.concatenate([np.broadcast_to(first, (len(then), first.shape[1])), then], axis=1)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from device_agent.memory import LayerFootprint
 from device_agent.planning.options import Options
 
+_FEW_SHARDS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -17,6 +19,11 @@ class Cell:
     submodel_loss: float
     least_loss: float  # at the best bitwidths
     memory: LayerFootprint  # of each layer
+
+    @property
+    def fine(self) -> bool:
+        """Whether single steps of a ladder matter, because there are few shards."""
+        return len(self.layers) * self.slices <= _FEW_SHARDS
 
     def least_loss_of(self, layers: tuple[int, ...]) -> float:
         """What some of its layers lose at the best bitwidths."""

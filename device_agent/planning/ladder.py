@@ -16,7 +16,6 @@ import numpy.typing as npt
 from device_agent.planning.options import Floats, Indices, Options
 
 NEAR = 6  # how far around a level single steps are exchanged
-FINE_TOP = 64  # ladders with more steps are fine enough without
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class Ladder:
         self._place = places[chosen]  # (top,)
         self._cell = self._place * self._groups + steps.group[chosen]
         self.top = len(chosen)
-        self._options, self._more = options, (steps.transfer_ms[chosen], steps.load_ms[chosen])
+        self._options, self._more = options, (steps.transfer_ms[chosen], steps.load_ms[chosen], steps.loss[chosen])
         self._base = (self.layers[:, None], np.arange(slices), self.at_levels(0, 1)[0])
         self.loss = _climbing(float(options.loss[self._base].sum()), steps.loss[chosen])  # (top + 1,)
         self.total_load_ms = _climbing(float(options.load_ms[self._base].sum()), self._more[1])
@@ -114,6 +113,11 @@ class Ladder:
     def load_ms(self) -> Floats:
         """Of each layer at each level: (top + 1, layers)."""
         return self._levels(self._options.load_ms, self._more[1])
+
+    @cached_property
+    def losses(self) -> Floats:
+        """Of each layer at each level: (top + 1, layers)."""
+        return self._levels(self._options.loss, self._more[2])
 
     def _levels(self, values: Floats, more: Floats) -> Floats:
         levels = np.zeros((self.top + 1, len(self.layers)))

@@ -10,19 +10,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
+
 from device_agent.memory import MIB
 from device_agent.plan import Plan
 from device_agent.planning.ask import Ask
 from device_agent.planning.cell import Cell
 from device_agent.planning.choice import Choice
+from device_agent.planning.climb import Climb
 from device_agent.planning.facts import Facts
+from device_agent.planning.kept import Kept
 from device_agent.planning.ladder import Steps, layer_steps, shard_steps
 from device_agent.planning.latency import forecast
 from device_agent.planning.memory_use import predicted_peak_bytes
 from device_agent.planning.options import options_of
+from device_agent.planning.overview import Overview
 from device_agent.planning.quality import predicted_loss
 from device_agent.planning.schedule import Way
-from device_agent.planning.search import Climb, Found, Search, climb_plan
+from device_agent.planning.search import Found, Search
+from device_agent.planning.table import Table, table_of
 from shard_store.errors import BudgetError, CostsError, PlanError
 from shard_store.geometry import EXACT_BITWIDTH
 
@@ -38,31 +44,31 @@ class Planner:
         self._options = lru_cache(8)(lambda bitwidths: options_of(facts, bitwidths))
         self._shard_steps = lru_cache(8)(lambda bitwidths: shard_steps(self._options(bitwidths)))
         self._layer_steps = lru_cache(256)(lambda bitwidths, m: layer_steps(self._options(bitwidths), m))
-        self._sorted_cells = lru_cache(32)(self._sorted_cells_of)
+        self._tables: dict[tuple[tuple[int, ...], int, int], Table] = {}
+        self._overview = lru_cache(8)(self._overview_of)
 
     def choose(self, ask: Ask) -> Choice:
         """The best plan, see choose_plan."""
-        cells = self._cells(ask)
+        overview = self._overview(tuple(self._kinds(ask)), ask.sequence, ask.texts)
         target_ms = math.inf if ask.target_ms is None else ask.target_ms - _SAME_MS * max(1.0, ask.target_ms)
         search = Search(self._facts, ask, target_ms - self._facts.costs.pass_ms)
-        for cell in cells:
-            if search.hopeless(cell.least_loss):
-                break
-            search.explore(cell, self._steps(cell))
+        bounds = overview.bounds(search.room)
+        computing = np.array([cell.execute_ms * len(cell.layers) for cell in overview.cells])
+        order = np.lexsort((computing, bounds)).tolist()
+        for explore in (search.explore, search.explore_preloaded) if ask.residency else (search.explore,):
+            for index in order:
+                if search.hopeless(bounds[index]) or math.isinf(bounds[index]):
+                    break
+                explore(overview.cells[index], overview.tables[index], self._steps(overview.cells[index]))
         if search.best:
             return self._choice(ask, self._with_fewest_agents(ask, search.best.plan))
-        return self._nearest(ask, cells)
+        return self._nearest(ask, overview.cells)
 
-    def _cells(self, ask: Ask) -> list[Cell]:
-        """All depths and widths that can be run, least possible loss first."""
-        cells = self._sorted_cells(tuple(self._kinds(ask)), ask.sequence, ask.texts)
-        if not cells:
-            raise PlanError(f"plan: the store has no layers for sequence {ask.sequence}")
-        return cells
-
-    def _sorted_cells_of(self, kinds: Sequence[tuple[int, ...]], sequence: int, texts: int) -> list[Cell]:
+    def _overview_of(self, kinds: Sequence[tuple[int, ...]], sequence: int, texts: int) -> Overview:
         cells = [cell for bitwidths in kinds for cell in self._cells_of(bitwidths, sequence, texts)]
-        return sorted(cells, key=lambda cell: (cell.least_loss, cell.execute_ms * len(cell.layers)))
+        if not cells:
+            raise PlanError(f"plan: the store has no layers for sequence {sequence}")
+        return Overview(self._facts, cells, [self._table(cell) for cell in cells])
 
     def _kinds(self, ask: Ask) -> Iterator[tuple[int, ...]]:
         """The allowed and measured bitwidths, those that may mix together."""
@@ -89,6 +95,12 @@ class Planner:
                 submodel = facts.profile.submodel_loss[depth - 1][slices - 1]
                 least = submodel + float(options.least_loss[list(layers), slices - 1].sum())
                 yield Cell(options, layers, slices, execute_ms, submodel, least, memory)
+
+    def _table(self, cell: Cell) -> Table:
+        key = (cell.options.key, len(cell.layers), cell.slices)
+        if key not in self._tables:
+            self._tables[key] = table_of(cell, self._shard_steps(cell.options.key))
+        return self._tables[key]
 
     def _steps(self, cell: Cell) -> tuple[Steps, ...]:
         return self._shard_steps(cell.options.key), self._layer_steps(cell.options.key, cell.slices)
@@ -123,7 +135,7 @@ class Planner:
             (found for cell in shallow for found in self._quickest(search, cell, way)), key=_by_time, default=None
         )
         if fastest is None:
-            needed = min(search.base_bytes(cell, agents, in_flight) + cell.memory.ready_bytes for cell in shallow)
+            needed = min(search.base_bytes(cell, way) + cell.memory.ready_bytes for cell in shallow)
             raise BudgetError(
                 f"memory budget {ask.budget_bytes / MIB:.1f} MiB is too small for any plan; "
                 f"the smallest needs {math.ceil(needed / MIB * 10) / 10:.1f} MiB"
@@ -136,12 +148,13 @@ class Planner:
         return self._choice(ask, fastest.plan, reason)
 
     def _quickest(self, search: Search, cell: Cell, way: Way) -> Iterator[Found]:
-        kept = search.most_resident(cell, way.agents, way.in_flight)
-        if kept >= 0:
+        resident = search.most_resident(cell, way)
+        if resident >= 0:
+            kept = Kept(cell, resident)
             for steps in self._steps(cell):
-                climb = Climb(self._facts, cell, steps, kept)
+                climb = Climb(self._facts, cell, steps, resident)
                 chosen = climb.ladder.at_levels(0, 1)
-                yield Found(0.0, float(climb.ends(chosen, way)[0]), climb_plan(climb, way, chosen[0]))
+                yield Found(0.0, float(climb.ends(chosen, way, kept)[0]), climb.plan(chosen[0], way, kept))
 
 
 def _by_time(found: Found) -> float:

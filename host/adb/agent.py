@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from host.adb.installation import Installation
+from host.agent_bundle import BUNDLE_PREFIX
 from host.client import AgentClient
 from host.device import RunningAgent
 from host.device_shell import Shell
@@ -18,6 +19,7 @@ from shard_store.errors import DeviceError
 START_SECONDS = 180.0
 STOP_SECONDS = 15
 _HEALTH_SECONDS = 10.0
+_BIRTH_SECONDS = 10.0  # until there is a process at all
 _POLL_SECONDS = 0.2
 
 # In a session of its own, so that it survives the shell and the connection; toybox's setsid knows no -f.
@@ -30,11 +32,11 @@ fi
 _RUN = "echo $$ > agent.pid; exec {python} {bundle} serve --store {store} --port 0 --home {folder} {options}"
 # The line that the agent prints when it listens, then whether its process has ended.
 _STARTING = """
-cd {folder} && head -n 1 agent.out; p=$(cat agent.pid)
-if [ -n "$p" ] && [ ! -d /proc/$p ]; then echo ended; fi
+cd {folder} && head -n 1 agent.out
+if ! p=$(cat agent.pid); then echo unborn; elif [ ! -d /proc/$p ]; then echo ended; fi
 """
 # A number may have gone to another process since, so a process is the agent only if its command line says so.
-_ALIVE = "tr '\\0' ' ' < /proc/{pid}/cmdline | grep -qF -e {mark}"
+_ALIVE = "grep -qF -e {mark} /proc/{pid}/cmdline 2> /dev/null"
 _STOP = """
 alive() {{ {alive}; }}
 kill {pid}; n=0
@@ -88,12 +90,14 @@ class ShellAgent:
 
     def _wait_listening(self) -> str:
         """The agent's URL on the device."""
+        born = time.monotonic() + _BIRTH_SECONDS
         for _ in _polls(START_SECONDS):
             printed = self._shell.run(_STARTING.format(folder=shlex.quote(self._folder))).out
             line, _, rest = _text(printed).partition("\n")
             if line.startswith("{"):
                 return _listening_url(line)
-            if "ended" in (line, rest.strip()):
+            state = rest.strip() or line
+            if state == "ended" or (state == "unborn" and time.monotonic() > born):
                 raise DeviceError(f"the agent did not start: {self._last_words()}")
         raise DeviceError(f"the agent did not listen within {START_SECONDS:.0f} s; see `sti agent logs`")
 
@@ -135,7 +139,7 @@ class ShellAgent:
         return None
 
     def _alive(self, pid: int) -> str:
-        return _ALIVE.format(pid=pid, mark=shlex.quote(f"--home {self._folder} "))
+        return _ALIVE.format(pid=pid, mark=shlex.quote(f"{self._folder}/{BUNDLE_PREFIX}"))
 
     def stop(self) -> bool:
         """Stop the agent, by force if it does not follow. False if none was running."""

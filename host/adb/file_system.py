@@ -18,11 +18,16 @@ def check_file_system(text: str) -> None:
 
 
 def file_system_of(folder: str, mounts: list[str]) -> str:
-    """The type of the file system, by the lines of /proc/mounts: of the longest mount point, the last mounted."""
-    best, kind = "", "unknown"
+    """The type of the file system, by the lines of /proc/mounts."""
+    return mount_of(folder, mounts)[1]
+
+
+def mount_of(folder: str, mounts: list[str]) -> tuple[str, str]:
+    """Device and type of the file system: of the longest mount point, the last mounted."""
+    best, device, kind = "", "unknown", "unknown"
     for line in mounts:
         fields = line.split(" ")
         point = fields[1].replace("\\040", " ") if len(fields) > 2 else ""
         if point and (folder + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best):
-            best, kind = point, fields[2]
-    return kind
+            best, device, kind = point, fields[0], fields[2]
+    return device, kind

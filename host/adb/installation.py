@@ -3,7 +3,7 @@
 import shlex
 
 from device_agent.requirements import REQUIREMENTS
-from host.agent_bundle import agent_bundle
+from host.agent_bundle import BUNDLE_PREFIX, agent_bundle
 from host.device_python import DevicePython, candidates, find_python
 from host.device_shell import Finished, Shell
 from shard_store.errors import DeviceError
@@ -66,7 +66,7 @@ class Installation:
             written = self._succeed(put, "take the agent's program", bundle.content).out.decode("utf-8", "replace")
             if not written.startswith(bundle.sha256):
                 raise DeviceError("the agent's program arrived damaged on the device; try again")
-            self._succeed(f"rm -f {folder}/sti-agent-*.zip && mv {path}.part {path}", "take the agent's program")
+            self._succeed(f"rm -f {folder}/{BUNDLE_PREFIX}*.zip && mv {path}.part {path}", "take the agent's program")
         return f"{self.folder}/{bundle.name}"
 
     def _succeed(self, command: str, action: str, stdin: bytes = b"") -> Finished:

@@ -1,7 +1,8 @@
 """Many streams over one connection to adbd: what the `adb` program's server does for its clients.
 
 A thread reads messages and hands them to their streams. Each direction of a stream has one message under way: the next
-goes out when the device has said OKAY to the last (AOSP, packages/modules/adb/protocol.txt).
+goes out when the device has said OKAY to the last (AOSP, packages/modules/adb/protocol.txt). Adbd may say OKAY more
+often, so whoever sends much waits now and then until it has been taken.
 """
 
 import threading

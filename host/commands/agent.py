@@ -1,15 +1,18 @@
-"""`sti agent start|stop|status|logs`."""
+"""`sti agent start|stop|status|logs|bundle`."""
 
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from device_agent.requirements import REQUIREMENTS
 from host import display
 from host.adb.connection import Via
 from host.adb.device import AdbDevice
+from host.agent_bundle import agent_bundle
 from host.agent_device import LOCAL, DeviceChoice, agent_device
 from host.agent_log import follow, last_lines
 from host.agent_session import only_store
@@ -48,6 +51,14 @@ def start_command(
     else:
         typer.echo(port)
         typer.echo(f"to reach it: sti infer --device {choice.spec}, or sti forward --device {choice.spec}", err=True)
+
+
+def bundle_command(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Zip file to write, such as sti-agent.zip.")],
+) -> None:
+    """Write the agent as one file, and print what its Python needs: `python FILE serve --store DIR` runs it."""
+    out.write_bytes(agent_bundle().content)
+    typer.echo("\n".join(REQUIREMENTS))
 
 
 def stop_command(device: TargetOption = None, via: ViaOption = Via.DIRECT, root: RootOption = None) -> None:

@@ -110,7 +110,7 @@ class Judge:
         return self._problem("folder", f"{facts.folder} may not be written by user {facts.user}", remedy)
 
     def _storage(self, facts: ShellFacts) -> Check:
-        kind = facts.file_system or "unknown"
+        kind = facts.file_system
         known = [kind, facts.mounted_from, facts.android.boot_device if facts.android else None]
         found = ", ".join(part for part in known if part)
         if kind.partition(".")[0] in _FUSE:

@@ -4,8 +4,8 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
+from host.adb.file_system import mount_of
 from host.device_shell import Shell
 from shard_store.errors import DeviceError
 
@@ -50,8 +50,8 @@ class ShellFacts:
     writable: bool
     machine: str
     user: int
-    file_system: str | None
-    mounted_from: str | None
+    file_system: str
+    mounted_from: str
     free_bytes: int | None
     memory_bytes: int | None
     available_bytes: int | None
@@ -77,7 +77,7 @@ def shell_facts(shell: Shell, folder: str, clock: Callable[[], float] = time.tim
 
 def _parse(lines: dict[str, list[str]], now: float) -> ShellFacts:
     folder = lines["folder"][0]
-    mounted_from, file_system = _mount(lines.get("mount", []), folder)
+    mounted_from, file_system = mount_of(folder, lines.get("mount", []))
     df = lines["df"][0].split() if "df" in lines else []
     memory = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines["memory"])}
     return ShellFacts(
@@ -93,20 +93,6 @@ def _parse(lines: dict[str, list[str]], now: float) -> ShellFacts:
         ahead_s=int(lines["clock"][0]) - now,
         android=_android(lines) if lines.get("android", [""])[0] else None,
     )
-
-
-def _mount(mounts: list[str], folder: str) -> tuple[str | None, str | None]:
-    """Device and type of the file system that a folder is in: the last of the longest mount points above it."""
-    path = PurePosixPath(folder)
-    best: tuple[int, str | None, str | None] = (0, None, None)
-    for mount in mounts:
-        fields = mount.split()
-        if len(fields) < 3:
-            continue
-        point = PurePosixPath(fields[1].replace("\\040", " "))
-        if len(point.parts) >= best[0] and (point == path or point in path.parents):
-            best = (len(point.parts), fields[0], fields[2])
-    return best[1], best[2]
 
 
 def _android(lines: dict[str, list[str]]) -> Android:

@@ -33,6 +33,7 @@ class Measured:
     layers_in_flight: int
     layers: int
     resident_layers: int
+    preloaded_layers: int
     total_ms: float
     fastest_ms: float
     read_ms: float
@@ -118,6 +119,7 @@ def _measured(cell: Cell, requests: int, result: dict[str, Any], peak_bytes: int
         flash_bytes_per_s=cell.flash.bytes_per_s, way=way.name, schedule=way.schedule, bits=way.bits,
         cap_bytes=way.cap_bytes, agents=result["agents"], layers_in_flight=result["layers_in_flight"],
         layers=result["layers"], resident_layers=result["resident_layers"],
+        preloaded_layers=result["preloaded_layers"],
         total_ms=times["total_ms"], fastest_ms=min(result["all_ms"]), read_ms=times["read_ms"],
         prepare_ms=times["prepare_ms"], execute_ms=times["execute_ms"], wait_ms=times["wait_ms"], requests=requests,
         peak_bytes=peak_bytes, accounted_bytes=result["accounted_bytes"], predicted_bytes=result["predicted_bytes"],

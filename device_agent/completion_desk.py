@@ -1,0 +1,115 @@
+"""Requests for generated text, taken forward together: one pass over the layers serves all that are under way.
+
+Every request is a job of the worker's only thread. The job that has its turn drives all requests until its own is done;
+the next job then drives on. A new request joins at the next pass, wherever it stands in the queue of jobs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Event, Lock
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.completion import FinishReason, GenerateOptions
+from device_agent.generator import Generator, Running
+from device_agent.phases import PhaseTimes
+from device_agent.pipeline import Cancelled
+from device_agent.plan import Plan
+from shard_store.errors import StiError
+
+
+@dataclass(slots=True, eq=False)
+class Order:
+    """One request. `tell` gets pieces of text, from another thread; `left` is set when nobody listens any more."""
+
+    prompt: npt.NDArray[np.int64]  # (tokens,)
+    options: GenerateOptions
+    plan: Plan
+    tell: Callable[[str], None]
+    left: Event = field(default_factory=Event)
+    running: Running | None = None
+    failure: StiError | None = None
+    steps: int = 0  # passes that it took part in
+    shared_steps: int = 0  # those that others took part in, too
+    times: PhaseTimes = field(default_factory=PhaseTimes)
+    done: bool = False
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why its text ended."""
+        return self.running.completion.finish_reason if self.running else None
+
+
+class CompletionDesk:
+    """`place` and `leave` may be called by any thread; all else by the one that owns the model."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._placed: list[Order] = []
+        self._under_way: list[Order] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._under_way
+
+    def place(self, order: Order) -> None:
+        """Have an order taken up at the next pass."""
+        with self._lock:
+            self._placed.append(order)
+
+    def drive(self, generator: Generator, own: Order, gone: Callable[[], bool]) -> None:
+        """Take all orders forward until `own` is done. Raises its error, or Cancelled."""
+        try:
+            while not own.done:
+                if gone():
+                    own.left.set()
+                self._take_up(generator)
+                for plan in dict.fromkeys(order.plan for order in self._under_way):
+                    self._step(generator, plan)
+        finally:
+            self.tidy(generator)
+        if own.failure is not None:
+            raise own.failure
+
+    def _take_up(self, generator: Generator) -> None:
+        with self._lock:
+            placed, self._placed = self._placed, []
+        for order in placed:
+            if order.left.is_set():
+                order.failure, order.done = Cancelled("cancelled: the client went away"), True
+                continue
+            try:
+                order.running = generator.begin(order.prompt, order.options, order.plan)
+                self._under_way.append(order)
+            except StiError as error:
+                order.failure, order.done = error, True
+        self.tidy(generator)
+
+    def _step(self, generator: Generator, plan: Plan) -> None:
+        orders = [order for order in self._under_way if order.plan == plan]
+        running = [order.running for order in orders if order.running is not None]
+        try:
+            pieces, times = generator.step(running, plan, lambda: all(order.left.is_set() for order in orders))
+        except StiError as error:
+            for order in orders:
+                order.failure = error
+            return self.tidy(generator)
+        for order, piece in zip(orders, pieces, strict=True):
+            order.steps, order.times = order.steps + 1, order.times + times
+            order.shared_steps += len(orders) > 1
+            if piece:
+                order.tell(piece)
+        return self.tidy(generator)
+
+    def tidy(self, generator: Generator) -> None:
+        """Free what is done, failed or of no use to anybody any more."""
+        for order in list(self._under_way):
+            if order.left.is_set() and order.failure is None and order.finish_reason is None:
+                order.failure = Cancelled("cancelled: the client went away")
+            if order.failure is not None or order.finish_reason is not None:
+                self._under_way.remove(order)
+                order.done = True
+                assert order.running is not None
+                generator.end(order.running)
