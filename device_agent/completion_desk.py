@@ -4,6 +4,7 @@ Every request is a job of the worker's only thread. The job that has its turn dr
 the next job then drives on. A new request joins at the next pass, wherever it stands in the queue of jobs.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event, Lock
@@ -34,6 +35,9 @@ class Order:
     shared_steps: int = 0  # those that others took part in, too
     times: PhaseTimes = field(default_factory=PhaseTimes)
     done: bool = False
+    placed_s: float = field(default_factory=time.perf_counter)
+    first_token_ms: float = 0.0  # since it was placed
+    answer_ms: float = 0.0  # the same, of its last token
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -98,6 +102,8 @@ class CompletionDesk:
             return self.tidy(generator)
         for order, piece in zip(orders, pieces, strict=True):
             order.steps, order.times = order.steps + 1, order.times + times
+            order.answer_ms = (time.perf_counter() - order.placed_s) * 1e3
+            order.first_token_ms = order.first_token_ms or order.answer_ms
             order.shared_steps += len(orders) > 1
             if piece:
                 order.tell(piece)

@@ -96,6 +96,8 @@ class GenerationSummary(BaseModel):
     execute_ms: float
     wait_ms: float
     total_ms: float
+    first_token_ms: float
+    answer_ms: float
     budget_bytes: int
     model_peak_bytes: int
 

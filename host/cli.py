@@ -14,6 +14,7 @@ from host.commands.infer import infer_command
 from host.commands.inspect import inspect_command
 from host.commands.package import package_command
 from host.commands.plan import plan_command
+from host.commands.profile import profile_command
 from host.commands.push import push_command
 from shard_store.errors import StiError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command("adapt")(adapt_command)
 app.command("package")(package_command)
 app.command("inspect")(inspect_command)
+app.command("profile")(profile_command)
 app.command("push")(push_command)
 app.command("forward")(forward_command)
 app.command("infer")(infer_command)

@@ -1,6 +1,8 @@
 """Talks to an agent over HTTP."""
 
-from collections.abc import Mapping, Sequence
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, TypeVar
@@ -8,10 +10,11 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from shard_store.errors import DeviceError, RequestError
+from shard_store.errors import DeviceError, RequestError, StiError
 
 TIMEOUT_SECONDS = 600.0
 CONNECT_SECONDS = 5.0
+_END_OF_STREAM = "[DONE]"
 T = TypeVar("T")
 Text = str | tuple[str, str]
 
@@ -213,16 +216,43 @@ class AgentClient:
         """The labels of each text, or pair of texts, or of its tokens."""
         return self._ask("POST", "/v1/classify", Classifications, _body(inputs, options))
 
+    def classify_images(self, images: Sequence[bytes], options: RunOptions | None = None) -> Classifications:
+        """The labels of each PNG or JPEG file."""
+        files = [base64.b64encode(image).decode("ascii") for image in images]
+        return self._ask("POST", "/v1/images/classify", Classifications, _body(files, options))
+
+    def events(self, path: str, body: dict[str, object]) -> Iterator[str]:
+        """The data of a stream of server-sent events, up to its end mark."""
+        with self._reachable(), self._http.stream("POST", self.url + path, json=body) as response:
+            if not response.is_success:
+                response.read()
+                raise self._refusal(response)
+            for line in response.iter_lines():
+                data = line.removeprefix("data: ")
+                if data == _END_OF_STREAM:
+                    return
+                if data != line:
+                    yield data
+
     def _ask(self, method: str, path: str, kind: type[T], body: dict[str, object] | None = None) -> T:
         response = self._send(method, path, body)
         if response.is_success:
             return _parse(response, kind, self.url)
+        raise self._refusal(response)
+
+    def _refusal(self, response: httpx.Response) -> StiError:
         message = f"{_parse(response, _ErrorAnswer, self.url).error.message} (agent at {self.url})"
-        raise RequestError(message) if response.is_client_error else DeviceError(message)
+        return RequestError(message) if response.is_client_error else DeviceError(message)
 
     def _send(self, method: str, path: str, body: dict[str, object] | None = None) -> httpx.Response:
-        try:
+        with self._reachable():
             return self._http.request(method, self.url + path, json=body)
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """Tell in one line what is wrong with a connection."""
+        try:
+            yield
         except httpx.ConnectError as error:
             raise DeviceError(f"no agent answers at {self.url}; start one with `sti agent start`") from error
         except httpx.TimeoutException as error:

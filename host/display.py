@@ -14,6 +14,7 @@ from rich.table import Table
 
 from host.client import Classification, Classifications, Embeddings, Run
 from host.store_summary import StoreSummary
+from host.text_generation import GeneratedText
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -136,6 +137,25 @@ def _label_lines(answer: Classifications, inputs: list[str]) -> Iterator[str]:
         else:
             yield f"{text}:"
             yield from (f"  {token.token}: {token.label} ({token.score:.4f})" for token in item.tokens)
+
+
+def print_piece(piece: str) -> None:
+    """A piece of a text, at once."""
+    print(piece, end="", flush=True)
+
+
+def end_text(text: GeneratedText) -> None:
+    """The end of a text whose pieces were printed, then what ran for it."""
+    print()
+    run, tokens = text.sti, text.usage.completion_tokens
+    columns = ("layers", "slices", "bits", "tokens", "ended by", "first ms", "tokens/s", "model peak MiB", "budget MiB")
+    table = Table(*columns)
+    table.add_row(
+        str(run.layers), str(run.slices), _text(run.bits), str(tokens), text.finish_reason,
+        f"{run.first_token_ms:.1f}", f"{1000 * tokens / run.answer_ms:.1f}",
+        f"{run.model_peak_bytes / MIB:.1f}", f"{run.budget_bytes / MIB:.1f}",
+    )  # fmt: skip
+    out().print(table)
 
 
 def print_run(run: Run) -> None:

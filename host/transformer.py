@@ -79,7 +79,7 @@ def attention_input(hidden: Tensor, weights: LayerTensors, *, norm_eps: float, s
     """What the three projections see: the hidden states, normalised if the norms stand before."""
     if spec.norm_position is NormPosition.AFTER:
         return hidden
-    return _norm(hidden, weights.attention_norm_gamma, weights.attention_norm_beta, norm_eps, spec.norm_kind)
+    return norm(hidden, weights.attention_norm_gamma, weights.attention_norm_beta, norm_eps, spec.norm_kind)
 
 
 def project(projected: Tensor, weights: LayerTensors) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,10 +99,10 @@ def finish(
     before = spec.norm_position is NormPosition.BEFORE
 
     def attention_norm(x: Tensor) -> Tensor:
-        return _norm(x, weights.attention_norm_gamma, weights.attention_norm_beta, norm_eps, spec.norm_kind)
+        return norm(x, weights.attention_norm_gamma, weights.attention_norm_beta, norm_eps, spec.norm_kind)
 
     def ffn_norm(x: Tensor) -> Tensor:
-        return _norm(x, weights.ffn_norm_gamma, weights.ffn_norm_beta, norm_eps, spec.norm_kind)
+        return norm(x, weights.ffn_norm_gamma, weights.ffn_norm_beta, norm_eps, spec.norm_kind)
 
     summed = hidden + _linear(attended, weights.output, weights.output_bias)
     residual = summed if before else attention_norm(summed)
@@ -124,6 +124,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     # A 2-D product converts to FULLY_CONNECTED, the one operator that XNNPACK runs with int8 weights.
     flat = tf.cast(tf.reshape(x, [-1, features]), weight.dtype)
     product = tf.cast(tf.matmul(flat, weight, transpose_b=True), bias.dtype)
+    if len(bias.shape) == 3:  # one for each token: its gradients are those of the product's results
+        return tf.reshape(product, [batch, seq, weight.shape[0]]) + bias
     return tf.reshape(tf.nn.bias_add(product, bias), [batch, seq, weight.shape[0]])
 
 
@@ -142,7 +144,8 @@ def _sizes(x: Tensor) -> list[Tensor]:
     return [tf.shape(x)[axis] if size is None else size for axis, size in enumerate(x.shape)]
 
 
-def _norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, kind: NormKind) -> Tensor:
+def norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, kind: NormKind) -> Tensor:
+    """LayerNorm or RMSNorm over the last axis; an RMSNorm has no use for beta."""
     if kind is NormKind.RMS:
         return x * tf.math.rsqrt(tf.reduce_mean(x * x, -1, keepdims=True) + eps) * gamma
     centred = x - tf.reduce_mean(x, -1, keepdims=True)

@@ -11,6 +11,7 @@ import pytest
 
 from device_agent.completion import GenerateOptions
 from device_agent.engine import Engine
+from tests.cli_runs import Sti
 from tests.decoders import LLAMA, write_decoder
 from tests.http_server import eventually, serving_loaded
 from tests.packaging import package_quietly
@@ -166,3 +167,20 @@ def test_the_budget_changes_between_texts(client: httpx.Client, expected: str) -
     assert health["model_held_bytes"] <= health["budget_bytes"] == 12 << 20
     assert ask(client, prompt="w5 w6", **GREEDY)["choices"][0]["text"] == expected
     client.put("/v1/budget", json={"memory_mb": before["budget_bytes"] / (1 << 20)})
+
+
+def test_the_command_line_streams_texts(client: httpx.Client, expected: str, sti: Sti) -> None:
+    asked = ("infer", "w5 w6", "--url", client.base_url, "--max-tokens", 8, "--temperature", 0)
+    shown = sti(*asked)
+    assert shown.code == 0
+    assert shown.out.startswith(expected + "\n")
+    assert "tokens/s" in shown.out
+    (text,) = sti(*asked, "--json").json["data"]
+    assert (text["text"], text["finish_reason"], text["usage"]["completion_tokens"]) == (expected, "length", 8)
+    stopped = sti(*asked, "--stop", expected.split()[2], "--json").json["data"][0]
+    assert stopped["finish_reason"] == "stop"
+    chat = sti("infer", "w3", "--chat", "--seed", 1, "--max-tokens", 4, "--url", client.base_url, "--json").json
+    assert chat["data"][0]["usage"]["completion_tokens"] == 4
+    refused = sti("infer", "w5", "--url", client.base_url, "--max-tokens", 100)
+    assert refused.code == 1
+    assert "101 tokens of prompt and answer, the model has room for 64" in refused.err

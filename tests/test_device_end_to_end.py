@@ -9,7 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,11 @@ ROOT = "/data/local/tmp/sti test"
 @pytest.fixture(scope="module")
 def store(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return package_quietly(minilm, tmp_path_factory.mktemp("minilm") / "store", sequences=(32,), bitwidths=BITS)
+
+
+@pytest.fixture
+def small_store(golden_store: Callable[[str], Path]) -> Path:
+    return golden_store("bert-embedding")
 
 
 class Target:
@@ -89,15 +94,15 @@ def test_package_push_start_infer_stop(sti: Sti, target: Target, store: Path) ->
     assert sti("agent", "stop", *target.device).out == "no agent was running\n"
 
 
-def test_infer_in_one_command(sti: Sti, target: Target, store: Path) -> None:
-    assert sti("push", store, *target.device).code == 0
+def test_infer_in_one_command(sti: Sti, target: Target, small_store: Path) -> None:
+    assert sti("push", small_store, *target.device).code == 0
     answer = sti("infer", TEXTS[0], *target.device, *target.python, "--bits", 4, "--json").json
     assert answer["sti"]["bits"] == [4]
     assert sti("agent", "status", *target.device).code == 1
 
 
-def test_an_agent_outlives_connection_and_program(sti: Sti, target: Target, store: Path) -> None:
-    assert sti("push", store, *target.device).code == 0
+def test_an_agent_outlives_connection_and_program(sti: Sti, target: Target, small_store: Path) -> None:
+    assert sti("push", small_store, *target.device).code == 0
     code = (
         "import os, signal, sys; from host.cli import app\n"
         "try: app(standalone_mode=False)\n"
@@ -109,7 +114,7 @@ def test_an_agent_outlives_connection_and_program(sti: Sti, target: Target, stor
     try:
         assert sti("agent", "status", *target.device, "--json").json["status"] == "ok"
         with forwarded(target) as url, AgentClient(url) as client:
-            assert len(client.embed([TEXTS[0]]).data[0].embedding) == 384
+            assert len(client.embed([TEXTS[0]]).data[0].embedding) == 32
     finally:
         assert sti("agent", "stop", *target.device).out == "stopped\n"
 
@@ -130,8 +135,8 @@ class forwarded:
             process.send_signal(signal.SIGINT)
 
 
-def test_an_agent_that_was_killed_is_replaced(sti: Sti, target: Target, store: Path) -> None:
-    assert sti("push", store, *target.device).code == 0
+def test_an_agent_that_was_killed_is_replaced(sti: Sti, target: Target, small_store: Path) -> None:
+    assert sti("push", small_store, *target.device).code == 0
     assert sti("agent", "start", *target.device, *target.python).code == 0
     target.shell(
         f"cd {shlex.quote(ROOT)} && kill -9 $(cat agent.pid) && while kill -0 $(cat agent.pid); do sleep 0.1; done"

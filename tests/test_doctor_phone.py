@@ -32,8 +32,11 @@ def examine(sti: Sti, phone: Phone) -> Examine:
 
 def inside(phone: Phone, script: str) -> None:
     """Run a script as root among the phone's mounts, which nobody else sees."""
-    command = ["nsenter", "-t", str(phone.network.pids()[0]), "-m", "sh", "-ec", script]
-    subprocess.run(command, check=True, timeout=20)
+    subprocess.run([*among_mounts(phone), "sh", "-ec", script], check=True, timeout=20)
+
+
+def among_mounts(phone: Phone) -> tuple[str, ...]:
+    return ("nsenter", "-t", str(phone.network.pids()[0]), "-m")
 
 
 def program(phone: Phone, name: str, script: str) -> Path:
@@ -120,19 +123,11 @@ def test_a_file_system_without_direct_reads(examine: Examine, phone: Phone) -> N
     assert "buffered" in found["read speed"]["found"]
 
 
+@pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="this kernel has no FUSE")
 def test_a_file_system_behind_a_daemon(examine: Examine, phone: Phone) -> None:
     (phone.storage / "sdcard").mkdir()
-    pid = str(phone.network.pids()[0])
-    command = [
-        "nsenter",
-        "-t",
-        pid,
-        "-m",
-        sys.executable,
-        str(CHECKOUT / "tests" / "fuse.py"),
-        "/data/local/tmp/sdcard",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as daemon:
+    command = (sys.executable, str(CHECKOUT / "tests" / "fuse.py"), "/data/local/tmp/sdcard")
+    with subprocess.Popen([*among_mounts(phone), *command], stdout=subprocess.PIPE) as daemon:
         try:
             assert daemon.stdout and daemon.stdout.readline() == b"mounted\n"
             found = examine(root="/data/local/tmp/sdcard/sti")

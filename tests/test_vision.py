@@ -9,6 +9,7 @@ import pytest
 
 from device_agent.engine import Engine
 from shard_store.errors import RequestError
+from tests.cli_runs import Sti
 from tests.http_server import serving_loaded
 from tests.images import digit, encoded
 from tests.packaging import package_quietly
@@ -60,3 +61,13 @@ def test_images_are_classified_over_http(store: Path, shared: Path) -> None:
             refused = client.post(path, json=body)
             assert refused.status_code == 400
             assert message in refused.json()["error"]["message"]
+
+
+def test_the_command_line_classifies_files(store: Path, shared: Path, sti: Sti, tmp_path: Path) -> None:
+    (tmp_path / "digit.png").write_bytes(encoded(digit(shared, 126)))
+    with serving_loaded(Engine(store)) as client:
+        shown = sti("infer", tmp_path / "digit.png", "--url", client.base_url)
+        missing = sti("infer", tmp_path / "none.png", "--url", client.base_url)
+    assert "digit.png: 0 (0." in shown.out
+    assert missing.code == 1
+    assert "none.png: cannot be read (No such file or directory)" in missing.err

@@ -41,6 +41,7 @@ class Overview:
         self._kept_loss = np.stack([_padded(values[:, None], rows, np.inf)[:, 0] for values in kept])
         stored = [table.stored_bytes.min(axis=0).astype(np.float64) for table in tables]
         self._stored_bytes = np.stack([_padded(values[:, None], rows, np.inf)[:, 0] for values in stored])
+        self.computing_ms = np.array([cell.execute_ms * len(cell.layers) for cell in cells])
         self._depth = np.array([len(cell.layers) for cell in cells])[:, None]
         self._execute_ms = np.array([cell.execute_ms for cell in cells])[:, None]
         self._ready_bytes = np.array([cell.memory.ready_bytes for cell in cells])[:, None]
@@ -61,7 +62,7 @@ class Overview:
         loss = np.take_along_axis(self._loss, np.minimum(within, last)[:, :, None], axis=2)[:, :, 0]
         loss = np.where(streamed == 0, 0.0, np.where(within == 0, np.inf, loss)) + self._kept_loss
         least: Floats = np.where(self._fits(room, count), loss, np.inf).min(axis=1)
-        return np.where(self._execute_ms[:, 0] * self._depth[:, 0] <= room.limit_ms, least, np.inf)
+        return np.where(self.computing_ms <= room.limit_ms, least, np.inf)
 
     def _fits(self, room: Room, count: Indices) -> npt.NDArray[np.bool_]:
         """Whether so many layers can be kept, as stored at the lowest bitwidth or ready: (cells, layers + 1)."""

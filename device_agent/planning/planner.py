@@ -53,8 +53,7 @@ class Planner:
         target_ms = math.inf if ask.target_ms is None else ask.target_ms - _SAME_MS * max(1.0, ask.target_ms)
         search = Search(self._facts, ask, target_ms - self._facts.costs.pass_ms)
         bounds = overview.bounds(search.room)
-        computing = np.array([cell.execute_ms * len(cell.layers) for cell in overview.cells])
-        order = np.lexsort((computing, bounds)).tolist()
+        order = np.lexsort((overview.computing_ms, bounds)).tolist()
         for explore in (search.explore, search.explore_preloaded) if ask.residency else (search.explore,):
             for index in order:
                 if search.hopeless(bounds[index]) or math.isinf(bounds[index]):

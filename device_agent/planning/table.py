@@ -15,6 +15,7 @@ from device_agent.planning.options import Floats, Indices
 from device_agent.planning.schedule import Way
 
 _KNOTS = 64
+_FEW_ROWS = 64  # below, comparing all knots is quicker than searching row by row
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +70,31 @@ def candidates(
     room_bytes: for stored layers, by how many are ready, negative if those do not fit; taken_bytes: the same with more
     agents, which do as well with whatever then fits.
     """
-    depth = len(cell.layers)
-    ready = np.flatnonzero(room_bytes >= 0)[:, None, None]  # (readies, 1, 1)
-    count = np.arange(depth + 1)[None, :, None]  # that need no read
-    option = np.arange(len(table.stored_bytes))[None, None, :]
-    stored = table.stored_bytes[option, count] - table.stored_bytes[option, ready]
-    allowed = (stored <= room_bytes[ready]) & (stored > taken_bytes[ready])
-    allowed &= (count > ready) | ((count == ready) & (option == 0))
-    index, number, which = np.nonzero(allowed)
-    first = ready[index, 0, 0]
+    first, number, which = _all_kept(len(cell.layers), table, room_bytes, taken_bytes)
     loss = table.least_loss[first] + table.stored_loss[which, number] - table.stored_loss[which, first]
-    loss += cell.submodel_loss + _streamed_loss(
-        facts, cell, table, way, limit_ms, ready=first, count=number, option=which
-    )
+    loss += cell.submodel_loss
+    likely = np.flatnonzero(loss < less_than)
+    first, number, which, loss = first[likely], number[likely], which[likely], loss[likely]
+    loss += _streamed_loss(facts, cell, table, way, limit_ms, ready=first, count=number, option=which)
     chosen = np.flatnonzero(loss < less_than)
     for place in chosen[np.lexsort((-first[chosen], loss[chosen]))].tolist():
         resident = int(first[place])
         yield float(loss[place]), Kept(cell, resident, int(number[place]) - resident, int(which[place]))
+
+
+def _all_kept(depth: int, table: Table, room_bytes: Indices, taken_bytes: Indices) -> tuple[Indices, Indices, Indices]:
+    """What fits: how many are ready, how many need no read, and the option of those between."""
+    if not room_bytes.max() > 0:
+        ready = np.flatnonzero((room_bytes >= 0) & (taken_bytes < 0))
+        return ready, ready, np.zeros(len(ready), np.intp)
+    first = np.flatnonzero(room_bytes >= 0)[:, None, None]  # (readies, 1, 1)
+    count = np.arange(depth + 1)[None, :, None]
+    option = np.arange(len(table.stored_bytes))[None, None, :]
+    stored = table.stored_bytes[option, count] - table.stored_bytes[option, first]
+    fits = (stored <= room_bytes[first]) & (stored > taken_bytes[first])
+    fits &= (count > first) | ((count == first) & (option == 0))
+    index, number, which = np.nonzero(fits)
+    return first[index, 0, 0], number, which
 
 
 def _streamed_loss(
@@ -116,6 +125,9 @@ def _streamed_loss(
 
 def _knots_within(levels: Floats, rows: Indices, limits: npt.NDArray[np.floating]) -> Indices:
     """How many knots of these rows are within each limit."""
+    if len(rows) <= _FEW_ROWS:
+        within: Indices = (levels[rows] <= limits[:, None]).sum(axis=1)
+        return within
     found = np.empty(len(rows), np.intp)
     for row in np.unique(rows).tolist():
         here = rows == row

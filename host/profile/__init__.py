@@ -1,0 +1,1 @@
+"""Measures how much each shard of a store matters (docs/profile.md)."""

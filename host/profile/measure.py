@@ -1,0 +1,51 @@
+"""Measures one model on one sample: what jobs do."""
+
+import numpy as np
+
+from host.profile.jobs import Job, Kind, Outcome, Task, manifest_sha256, shard_key
+from host.profile.quality import Outputs, Quality
+from host.profile.runner import Runner
+from host.profile.stored_model import StoredModel
+from shard_store.errors import FormatError
+from shard_store.geometry import ShardKey
+from shard_store.reader import Store
+
+
+class Bench:
+    """A runner with the outputs of the model at its best to compare with."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        manifest = runner.model.store.manifest
+        *self.lower, self.best = manifest.bitwidths
+        self.quality = Quality(
+            manifest.description.head, runner.uniform(self.best),
+            [batch.real for batch in runner.sample.batches], runner.sample.labels,
+        )  # fmt: skip
+
+    @classmethod
+    def open(cls, task: Task) -> "Bench":
+        """Read what a task names. Raises FormatError if the store under its path is another one here."""
+        store = Store.open(task.store)
+        if manifest_sha256(store) != task.manifest_sha256:
+            store.close()
+            raise FormatError(f"{task.store}: not the store that is being profiled; every process must see the same")
+        return cls(Runner(StoredModel(store), task.sample))
+
+    def run(self, job: Job) -> Outcome:
+        """Do one measurement."""
+        if job.kind is Kind.SUBMODELS:
+            return self._judge(self.runner.submodels(job.index, self.best))
+        if job.kind is Kind.UNIFORM:
+            return self._judge([self.runner.uniform(job.index)])
+        outputs = [self.runner.changed(self.best, self._key(job, bitwidth)) for bitwidth in self.lower]
+        outcome = self._judge(outputs)
+        return Outcome(outcome.losses, outcome.metrics, np.stack([self.quality.changes(one) for one in outputs]))
+
+    def _key(self, job: Job, bitwidth: int) -> ShardKey:
+        return shard_key(self.runner.geometry, job.index, bitwidth)
+
+    def _judge(self, runs: list[Outputs]) -> Outcome:
+        losses = np.array([self.quality.loss(outputs) for outputs in runs])
+        metrics = np.array([self.quality.metric(outputs) for outputs in runs])
+        return Outcome(losses, metrics, np.empty((0, 0, 0), np.float32))
