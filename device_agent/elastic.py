@@ -13,7 +13,7 @@ from device_agent.planning.choice import Choice
 from device_agent.planning.facts import Facts
 from device_agent.planning.latency import Forecast, forecast
 from device_agent.planning.memory_use import predicted_peak_bytes
-from device_agent.planning.planner import choose_plan
+from device_agent.planning.planner import Planner
 from device_agent.planning.schedule import Span
 from device_agent.promise import Promise
 
@@ -37,6 +37,7 @@ class Elastic:
     def __init__(self, facts: Facts) -> None:
         self._measured = facts.costs
         self._facts = facts
+        self._planner = Planner(facts)
         self._drift = Drift()
         self._choose = lru_cache(_CHOICES_KEPT)(self._chosen)
 
@@ -50,7 +51,7 @@ class Elastic:
         return self._choose(ask)
 
     def _chosen(self, ask: Ask) -> Choice:
-        return choose_plan(self._facts, ask)
+        return self._planner.choose(ask)
 
     def decide(self, ask: Ask, present: PresentLayers) -> Decision:
         """What to run now. Layers that are to stay but are not there yet are streamed: to load them takes longer.
@@ -99,6 +100,7 @@ class Elastic:
         """Learn from a pass that was promised."""
         if self._drift.observe(promised, measured):
             self._facts = replace(self._facts, costs=self._drift.correct(self._measured))
+            self._planner = Planner(self._facts)
             self._choose.cache_clear()
 
 

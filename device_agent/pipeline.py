@@ -67,6 +67,7 @@ class Pipeline:
         self._source = source
         self._ledger = ledger
         self._crew: Crew | None = None
+        self._crew_bytes = 0
         self._kept: dict[_Key, LoadedLayer] = {}
         self._preloaded: dict[LayerPlan, Preloaded] = {}
         self._set_aside_bytes = 0
@@ -99,9 +100,7 @@ class Pipeline:
         frees = job.plan.schedule is Schedule.PIPELINED
         door = Admission(self._ledger, job.budget_bytes, frees_on_the_way=frees)
         limit = job.plan.layers_in_flight if frees else len(job.plan.layers)
-        return _Trip(
-            job, door, Flight(self._crew_of(job.plan.loading_agents), self._loads(job, door, job.plan.layers), limit)
-        )
+        return _Trip(job, door, Flight(self._crew_of(job), self._loads(job, door, job.plan.layers), limit))
 
     def _await_all(self, trip: _Trip, clock: PhaseClock, cancelled: Callable[[], bool]) -> None:
         with clock.phase("wait_ms"):
@@ -162,7 +161,7 @@ class Pipeline:
         self._set_aside_bytes = 0
         for layer in self._preloaded.keys() - set(job.plan.layers):
             self._ledger.add(-self._preloaded.pop(layer).nbytes)
-        if self._crew is not None and self._crew.agents != job.plan.loading_agents:
+        if self._crew is not None and self._crew_bytes != job.footprint.crew_bytes(job.plan):
             self._dismiss_crew()
         for key in self._without_room(job):
             self._free(self._kept.pop(key))
@@ -207,7 +206,7 @@ class Pipeline:
         for layer, load in zip(self._missing(job, staying), self._loads(job, door, staying), strict=True):
             if interrupted():
                 return False
-            self._kept[_key(layer, job.sequence)] = self._crew_of(job.plan.loading_agents).submit(load).result()
+            self._kept[_key(layer, job.sequence)] = self._crew_of(job).submit(load).result()
             door.leave()
         self._source.warm(job.plan, job.sequence)
         self._count_set_aside(job)
@@ -233,16 +232,17 @@ class Pipeline:
         self._set_aside_bytes = self._source.executor.set_aside * max(costs, default=0)
         self._ledger.add(self._set_aside_bytes)
 
-    def _crew_of(self, agents: int) -> Crew:
+    def _crew_of(self, job: Pass) -> Crew:
         if self._crew is None:
-            self._crew = Crew(self._source, agents)
-            self._ledger.add(agents * self._source.agent_bytes)
+            self._crew = Crew(self._source, job.plan.loading_agents)
+            self._crew_bytes = job.footprint.crew_bytes(job.plan)
+            self._ledger.add(self._crew_bytes)
         return self._crew
 
     def _dismiss_crew(self) -> None:
         if self._crew is not None:
             self._crew.close()
-            self._ledger.add(-self._crew.agents * self._source.agent_bytes)
+            self._ledger.add(-self._crew_bytes)
             self._crew = None
 
     def _free(self, loaded: LoadedLayer) -> None:

@@ -125,7 +125,7 @@ def test_memory_of_one_request_is_capped(engine: Engine) -> None:
 def test_a_shrunk_budget_frees_at_once_and_keeps_what_fits(engine: Engine) -> None:
     plan = settled(engine, SLOW)
     held = engine.ledger.held_bytes
-    limit = held - engine._source.agent_bytes - 1  # too little for a run of this tiny model, hence not by set_budget
+    limit = held - engine._pipeline._crew_bytes - 1  # too little for a run of this tiny model, hence not by set_budget
     engine._pipeline.shrink(limit)
     assert engine.ledger.held_bytes <= limit
     present = engine._pipeline.present(plan, 16)
