@@ -84,6 +84,12 @@ class CausalModel:
     def close_cache(self, cache: KeyValueCache) -> None:
         """Forget a text."""
         self._hold(-cache.nbytes)
+        if not self._cached_bytes:
+            self.rest()
+
+    def rest(self) -> None:
+        """Free layers that were loaded ahead of a step that is not to come."""
+        self._parts.pipeline.rest()
 
     def _hold(self, nbytes: int) -> None:
         self._cached_bytes += nbytes
@@ -122,7 +128,9 @@ class CausalModel:
         limit = self._longest(plan)
         ends: list[Floats] = [np.empty(0, np.float32)] * len(segments)
         for pieces in _passes(segments, limit):
-            last, passed = self._run(plan, [piece for _, piece in pieces], cancelled)
+            # steps of one token follow one another: the first layers of the next load while this one ends
+            again = all(len(segment.ids) == 1 for segment in segments)
+            last, passed = self._run(plan, [piece for _, piece in pieces], cancelled, again=again)
             times += passed
             for (number, _), hidden in zip(pieces, last, strict=True):
                 ends[number] = hidden
@@ -130,7 +138,7 @@ class CausalModel:
         return self._head.logits(hidden, head_bitwidth(max(plan.bitwidths))), times
 
     def _run(
-        self, plan: Plan, segments: Sequence[Segment], cancelled: Callable[[], bool]
+        self, plan: Plan, segments: Sequence[Segment], cancelled: Callable[[], bool], *, again: bool
     ) -> tuple[list[Floats], PhaseTimes]:
         """One pass; the last hidden states (hidden,) of every segment."""
         counts = [len(segment.ids) for segment in segments]
@@ -150,7 +158,7 @@ class CausalModel:
                 ids = np.concatenate([segment.ids for segment in segments])
                 positions = np.concatenate([segment.positions for segment in segments])
                 activations.hidden[: len(ids)] = self._encoder.embeddings(ids, positions)
-                times = self._parts.pipeline.run(job, [activations], cancelled)
+                times = self._parts.pipeline.run(job, [activations], cancelled, again=again)
                 last = [activations.hidden[end - 1].copy() for end in np.cumsum(counts).tolist()]
             finally:
                 activations.close()

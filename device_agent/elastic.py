@@ -1,8 +1,9 @@
 """Chooses what to run for a target: from the profile, this device's costs and what is in memory already."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from device_agent.costs import DeviceCosts
 from device_agent.drift import Drift
@@ -16,8 +17,11 @@ from device_agent.planning.memory_use import predicted_peak_bytes
 from device_agent.planning.planner import Planner
 from device_agent.planning.schedule import Span
 from device_agent.promise import Promise
+from shard_store.errors import BudgetError
 
 _CHOICES_KEPT = 256
+_ASKS_KEPT = 4  # that are planned anew at once when costs change
+_MOST_RUNS = 16  # with costs that are known to be off, if there never is time to plan anew
 
 PresentLayers = Callable[[Plan], frozenset[int]]  # the plan's layers that are in memory, as it wants them
 
@@ -32,14 +36,23 @@ class Decision:
 
 
 class Elastic:
-    """The planner of one engine; remembers its choices, and corrects its costs by what runs show."""
+    """The planner of one engine; remembers its choices, and corrects its costs by what runs show.
+
+    Planning takes a good part of a short target, so plans are made anew between requests where that can be.
+    """
 
     def __init__(self, facts: Facts) -> None:
         self._measured = facts.costs
-        self._facts = facts
-        self._planner = Planner(facts)
         self._drift = Drift()
-        self._choose = lru_cache(_CHOICES_KEPT)(self._chosen)
+        self._asked: list[Ask] = []  # lately, the newest last
+        self._runs_since_drift = 0
+        self._plan_with(facts)
+
+    def _plan_with(self, facts: Facts) -> None:
+        self._facts = facts
+        self._choose = lru_cache(_CHOICES_KEPT)(Planner(facts).choose)
+        self._forecast = lru_cache(_CHOICES_KEPT)(partial(_forecast, facts))
+        self._peak = lru_cache(_CHOICES_KEPT)(partial(_peak, facts))
 
     @property
     def costs(self) -> DeviceCosts:
@@ -50,14 +63,12 @@ class Elastic:
         """The best plan for when all that should stay is in memory. Raises BudgetError."""
         return self._choose(ask)
 
-    def _chosen(self, ask: Ask) -> Choice:
-        return self._planner.choose(ask)
-
     def decide(self, ask: Ask, present: PresentLayers) -> Decision:
         """What to run now. Layers that are to stay but are not there yet are streamed: to load them takes longer.
 
         If the target does not allow for that, a plan that streams everything is tried. Raises BudgetError.
         """
+        self._asked = [*(other for other in self._asked if other != ask), ask][-_ASKS_KEPT:]
         best = self.choose(ask)
         settled = best.plan
         runs = [(self._forecast(plan, ask), plan, best) for plan in self._as_present(settled, ask, present)]
@@ -90,18 +101,31 @@ class Elastic:
             )
         return Promise(expected.total_ms, choice.predicted_loss, self._peak(plan, ask), reason, phases_of(expected))
 
-    def _forecast(self, plan: Plan, ask: Ask) -> Forecast:
-        return forecast(self._facts, plan, ask.sequence, ask.texts)
-
-    def _peak(self, plan: Plan, ask: Ask) -> int:
-        return predicted_peak_bytes(self._facts, plan, ask.sequence, ask.texts)
-
     def observe(self, promised: PhaseTimes, measured: PhaseTimes) -> None:
-        """Learn from a pass that was promised."""
-        if self._drift.observe(promised, measured):
-            self._facts = replace(self._facts, costs=self._drift.correct(self._measured))
-            self._planner = Planner(self._facts)
-            self._choose.cache_clear()
+        """Learn from a pass that was promised; what it shows is used from the next `refresh` on."""
+        drifted = self._drift.observe(promised, measured)
+        self._runs_since_drift = self._runs_since_drift + 1 if drifted else 0
+        if self._runs_since_drift > _MOST_RUNS:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Correct the costs if runs have shown them to be off, and plan anew for what was asked lately."""
+        if not self._runs_since_drift:
+            return
+        self._runs_since_drift = 0
+        self._plan_with(replace(self._facts, costs=self._drift.correct(self._measured)))
+        for ask in self._asked:
+            with suppress(BudgetError):  # of an ask from before the budget shrank
+                self.choose(ask)
+                self.choose(replace(ask, residency=False))
+
+
+def _forecast(facts: Facts, plan: Plan, ask: Ask) -> Forecast:
+    return forecast(facts, plan, ask.sequence, ask.texts)
+
+
+def _peak(facts: Facts, plan: Plan, ask: Ask) -> int:
+    return predicted_peak_bytes(facts, plan, ask.sequence, ask.texts)
 
 
 def phases_of(expected: Forecast) -> PhaseTimes:

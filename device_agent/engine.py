@@ -32,7 +32,7 @@ from device_agent.image import open_encoder
 from device_agent.inplace import ExecutorChoice, choose_executor
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
-from device_agent.memory import MIB, Footprint, Ledger, fit_residency, layer_footprint
+from device_agent.memory import MIB, RUNNING_BYTES, Footprint, Ledger, fit_residency, layer_footprint
 from device_agent.phases import PhaseTimes, Stopwatch
 from device_agent.pipeline import Pass, Pipeline
 from device_agent.plan import Plan, Residency, default_bitwidth, uniform_plan
@@ -101,10 +101,12 @@ class Engine:
         self._tensors = self._source.resident_tensors
         self._encoder: Encoder = open_encoder(self.store, self._tensors)
         self._pipeline = Pipeline(self._source, self.ledger)
-        self._fixed_bytes = sum(tensor.nbytes for tensor in self._tensors.values())
+        self._fixed_bytes = RUNNING_BYTES + sum(tensor.nbytes for tensor in self._tensors.values())
         self.ledger.add(self._fixed_bytes)
         self._footprint_of = lru_cache(_PLANS_KEPT)(self._footprint)
         self._fitted = lru_cache(_PLANS_KEPT)(self._fit_to_budget)
+        self._learned = False  # from runs, since plans were last made anew
+        self._bitwidths = planned_bitwidths(self.manifest)
         self._wanted: Pass | None = None  # what is to be in memory when there is time
 
     @property
@@ -142,9 +144,7 @@ class Engine:
         if self.manifest.profile is None:
             self._fit(self.uniform_plan(), sequence, 1, budget_bytes)
         else:
-            self.elastic.choose(
-                Ask(sequence, budget_bytes, residency=False, bitwidths=planned_bitwidths(self.manifest))
-            )
+            self.elastic.choose(Ask(sequence, budget_bytes, residency=False, bitwidths=self._bitwidths))
 
     @cached_property
     def elastic(self) -> Elastic:
@@ -311,7 +311,7 @@ class Engine:
                 texts,
                 budget_bytes,
                 self._fit,
-                planned_bitwidths(self.manifest),
+                self._bitwidths,
                 agents,
             )
         plan = plan or self.uniform_plan()
@@ -338,11 +338,15 @@ class Engine:
         """Follow up on a promise: correct the costs, and remember what the next run would like to find in memory."""
         if run.promise:
             self.elastic.observe(run.promise.times, passed)
-            self._wanted = run.settled if run.settled != run.job else None
+            self._learned = True
+        self._wanted = run.settled if run.settled != run.job else None  # None also after a run by a given plan
 
     def settle(self, interrupted: Callable[[], bool]) -> bool:
         """Load what the last plan for a target keeps in memory. False if interrupted; call again when there is time."""
         with self._lock:
+            if self._learned:
+                self.elastic.refresh()
+                self._learned = False
             if self._wanted is None:
                 return True
             done = self._pipeline.settle(self._wanted, interrupted)

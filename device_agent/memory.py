@@ -15,6 +15,7 @@ from shard_store.geometry import Geometry
 from shard_store.template import Template, TemplateKind
 
 MIB = 1 << 20
+RUNNING_BYTES = 3 * MIB  # beyond the idle agent, whatever runs: heaps, stacks, page tables
 _CHANNEL_TILE = 64  # output channels are packed in tiles; the widest that XNNPACK's kernels use
 _CHANNEL_BYTES = 12  # packed beside each channel: bias, scale, sum of the weights
 _COMPILED_BYTES = 256 << 10  # graph, plans and operators of a compiled layer

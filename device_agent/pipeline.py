@@ -8,6 +8,7 @@ Their bytes are bounded by the admission: an agent waits until its layer has roo
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, cycle
 
 from device_agent.admission import Admission
 from device_agent.crew import Crew, Flight, Load
@@ -71,13 +72,20 @@ class Pipeline:
         self._kept: dict[_Key, LoadedLayer] = {}
         self._preloaded: dict[LayerPlan, Preloaded] = {}
         self._set_aside_bytes = 0
+        self._going_on: _Trip | None = None  # of a pass that is expected again
 
-    def run(self, job: Pass, batch: Sequence[Passenger], cancelled: Callable[[], bool]) -> PhaseTimes:
-        """Take the batch through all layers: load ahead, wait, execute, keep or free."""
+    def run(
+        self, job: Pass, batch: Sequence[Passenger], cancelled: Callable[[], bool], *, again: bool = False
+    ) -> PhaseTimes:
+        """Take the batch through all layers: load ahead, wait, execute, keep or free.
+
+        again: the same pass will follow, so its first layers load while the last of this one execute, and wait for it,
+        or for `rest`.
+        """
         clock = PhaseClock()
         self.make_room(job)
         self._preload(job, clock)
-        trip = self._set_out(job)
+        trip, self._going_on = self._going_on or self._set_out(job, again=again), None
         try:
             if job.plan.schedule is Schedule.LOAD_FIRST:
                 self._await_all(trip, clock, cancelled)
@@ -88,19 +96,37 @@ class Pipeline:
                         self._source.executor.run(kept.handle, batch)
                 else:
                     self._run_loaded(layer, trip, batch, clock)
-        finally:
-            trip.door.close()
-            trip.flight.abandon(self._free)
-            for loaded in trip.used:
-                self._free(loaded)
-            self._count_set_aside(job)
+        except BaseException:
+            self._end(trip)
+            raise
+        if again and job.plan.schedule is Schedule.PIPELINED:
+            self._going_on = trip
+        else:
+            self._end(trip)
         return clock.times()
 
-    def _set_out(self, job: Pass) -> _Trip:
+    def _set_out(self, job: Pass, *, again: bool) -> _Trip:
         frees = job.plan.schedule is Schedule.PIPELINED
         door = Admission(self._ledger, job.budget_bytes, frees_on_the_way=frees)
         limit = job.plan.layers_in_flight if frees else len(job.plan.layers)
-        return _Trip(job, door, Flight(self._crew_of(job), self._loads(job, door, job.plan.layers), limit))
+        loads = self._loads(job, door, job.plan.layers)
+        if again and frees:
+            # never two of the same layer, however few pass
+            loads, limit = self._endless_loads(job, door), max(1, job.plan.most_in_flight)
+        return _Trip(job, door, Flight(self._crew_of(job), loads, limit))
+
+    def _end(self, trip: _Trip) -> None:
+        trip.door.close()
+        trip.flight.abandon(self._free)
+        for loaded in trip.used:
+            self._free(loaded)
+        self._count_set_aside(trip.job)
+
+    def rest(self) -> None:
+        """Free what was loaded for a pass that is not to come."""
+        if self._going_on is not None:
+            trip, self._going_on = self._going_on, None
+            self._end(trip)
 
     def _await_all(self, trip: _Trip, clock: PhaseClock, cancelled: Callable[[], bool]) -> None:
         with clock.phase("wait_ms"):
@@ -136,6 +162,13 @@ class Pipeline:
         for turn, layer in enumerate(self._missing(job, layers)):
             yield partial(self._load, job, layer, costs[layer], _Turn(door, turn))
 
+    def _endless_loads(self, job: Pass, door: Admission) -> Iterator[Load]:
+        """Those of this pass, then, round after round, those of the layers that are freed after each use."""
+        costs = dict(zip(job.plan.layers, job.footprint.layers, strict=True))
+        passing = [layer for layer in job.plan.layers if layer.residency is not Residency.RESIDENT]
+        for turn, layer in enumerate(chain(self._missing(job, job.plan.layers), cycle(passing))):
+            yield partial(self._load, job, layer, costs[layer], _Turn(door, turn))
+
     def _load(self, job: Pass, layer: LayerPlan, cost: LayerFootprint, turn: _Turn, agent: LoadingAgent) -> LoadedLayer:
         on_top = cost.on_top(layer.residency)
         turn.door.enter(turn.number, cost.ready_bytes + on_top)
@@ -156,6 +189,9 @@ class Pipeline:
 
     def make_room(self, job: Pass) -> None:
         """Free what earlier passes kept and this one has no use for: layers, oldest first, until it fits the budget."""
+        if self._going_on is not None and self._going_on.job == job:
+            return  # its layers are loading already
+        self.rest()
         self._source.executor.begin_pass(job.plan, job.sequence)
         self._ledger.add(-self._set_aside_bytes)
         self._set_aside_bytes = 0
@@ -214,6 +250,7 @@ class Pipeline:
 
     def shrink(self, budget_bytes: int) -> None:
         """Free layers that are kept, from the top down, until what is held fits a budget."""
+        self.rest()
         self._source.executor.close()
         self._ledger.add(-self._set_aside_bytes)
         self._set_aside_bytes = 0
@@ -251,6 +288,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Free every layer and let the loading agents go."""
+        self.rest()
         for loaded in self._kept.values():
             self._free(loaded)
         self._kept.clear()

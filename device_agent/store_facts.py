@@ -4,7 +4,7 @@ import math
 
 from device_agent.costs import DeviceCosts
 from device_agent.loading import READ_BYTES, agent_bytes
-from device_agent.memory import LayerFootprint, layer_footprint
+from device_agent.memory import RUNNING_BYTES, LayerFootprint, layer_footprint
 from device_agent.planning.facts import Facts
 from shard_store.errors import PlanError
 from shard_store.geometry import EXACT_BITWIDTH, Geometry
@@ -29,7 +29,7 @@ def store_facts(store: Store, costs: DeviceCosts, *, in_place: bool = True) -> F
         shard_bytes=shard_bytes(manifest),
         read_bytes=READ_BYTES,
         layer_memory=layer_memory(store, in_place=in_place),
-        fixed_bytes=sum(4 * math.prod(tensor.shape) for tensor in manifest.resident.values()),
+        fixed_bytes=RUNNING_BYTES + sum(4 * math.prod(tensor.shape) for tensor in manifest.resident.values()),
         agent_bytes=agent_bytes(manifest),
         text_bytes={sequence: text_bytes(manifest.geometry, sequence) for sequence in manifest.description.sequences},
     )

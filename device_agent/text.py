@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,8 @@ from shard_store.errors import FormatError, RequestError
 from shard_store.reader import Store
 
 MASKED = -10000.0  # added to the attention scores of padding
+_SAMPLE = ("the", "parcel", "has", "not", "arrived", "and", "nobody", "answers", "the", "telephone")
+_SAMPLE_WORDS = 128
 
 Text = str | tuple[str, str]
 Input = Text | bytes  # bytes: a PNG or JPEG file
@@ -98,7 +101,10 @@ class TextEncoder:
                 )
         return [_tokens(encoding) for encoding in encodings]
 
-    sample: Input = "the parcel has not arrived and nobody answers the telephone"
+    @property
+    def sample(self) -> Input:
+        """As long as the longest bucket, up to 128 words: predictions for shorter texts are then late, not early."""
+        return " ".join(islice(cycle(_SAMPLE), min(_SAMPLE_WORDS, max(self._description.sequences))))
 
     def bucket(self, tokens: Tokens) -> int:
         """The shortest sequence length for which there are templates."""

@@ -152,6 +152,31 @@ def test_a_process_that_never_comes_to_be_is_told(folder: Path, monkeypatch: pyt
         agent.start("/x")
 
 
+def test_an_agent_that_dies_while_it_loads_is_told(folder: Path, golden_store: StoreOf) -> None:
+    def killed(port: int) -> str:
+        os.kill(json.loads((folder / "agent.json").read_text())["pid"], signal.SIGKILL)
+        return here(port)
+
+    shell = LocalShell()
+    agent = ShellAgent(shell, Installation(shell, str(folder), sys.executable), killed)
+    with pytest.raises(DeviceError, match="ended while it loaded the store"):
+        agent.start(str(golden_store("bert-embedding")))
+
+
+def test_an_agent_that_cannot_be_reached_is_given_up(
+    folder: Path, golden_store: StoreOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(_: int) -> str:
+        monkeypatch.setattr("host.adb.agent.START_SECONDS", 0.5)
+        return "http://127.0.0.1:1"
+
+    shell = LocalShell()
+    agent = ShellAgent(shell, Installation(shell, str(folder), sys.executable), unreachable)
+    with pytest.raises(DeviceError, match="did not load the store within"):
+        agent.start(str(golden_store("bert-embedding")))
+    assert agent.port() is None
+
+
 class Canned(LocalShell):
     """Answers commands that contain a word with something of its own."""
 

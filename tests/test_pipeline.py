@@ -399,3 +399,73 @@ def test_a_closed_pipeline_holds_nothing_and_may_run_again(rig: Rig) -> None:
 def test_more_in_flight_than_layers_is_harmless(rig: Rig) -> None:
     rig.run(replace(streamed(2), layers_in_flight=50, loading_agents=5))
     assert rig.layers.of("run") == [0, 1]
+
+
+# --- passes that follow one another
+
+
+def run_again(rig: Rig, plan: Plan, **options: int) -> None:
+    rig.pipeline.run(Pass(plan, 16, footprint(plan), options.get("budget", PLENTY)), (), lambda: False, again=True)
+
+
+def test_the_first_layers_of_the_next_pass_load_while_the_last_execute(rig: Rig) -> None:
+    plan, ahead = streamed(4), Event()
+    loads = 0
+
+    def second_round() -> None:
+        nonlocal loads
+        loads += 1
+        if loads == 2:
+            ahead.set()
+
+    rig.layers.hooks["load", 0] = second_round
+
+    def await_second_round() -> None:
+        assert ahead.wait(WAIT_SECONDS), "nothing loads ahead"
+
+    rig.layers.hooks["run", 3] = await_second_round
+    run_again(rig, plan)
+    for _ in range(3):
+        run_again(rig, plan)
+    rig.pipeline.rest()
+    assert rig.layers.of("run") == [0, 1, 2, 3] * 4
+    assert rig.layers.of("begin") == [16]
+    assert rig.layers.most_under_way <= plan.layers_in_flight
+    assert sorted(rig.layers.of("load"))[:4] == [0, 0, 0, 0]
+
+
+def test_resident_layers_stay_and_the_others_go_round(rig: Rig) -> None:
+    plan = plan_of(Residency.RESIDENT, Residency.STREAMED, Residency.RESIDENT)
+    for _ in range(3):
+        run_again(rig, plan)
+    rig.pipeline.rest()
+    assert rig.layers.of("run") == [0, 1, 2] * 3
+    assert (rig.layers.of("load").count(0), rig.layers.of("load").count(2)) == (1, 1)
+    run_again(rig, resident(3))
+
+
+def test_another_pass_frees_what_was_loaded_ahead(rig: Rig) -> None:
+    run_again(rig, streamed(3))
+    rig.run(streamed(2), sequence=32)
+    assert not rig.layers.alive
+    run_again(rig, streamed(3))
+    rig.pipeline.shrink(0)
+    assert not rig.layers.alive
+
+
+def test_a_pass_that_fails_leaves_nothing_loaded_ahead(rig: Rig) -> None:
+    run_again(rig, streamed(3))
+    rig.layers.hooks["run", 1] = lambda: fail(ExecutorError("broken"))
+    with pytest.raises(ExecutorError):
+        run_again(rig, streamed(3))
+    assert not rig.layers.alive
+    rig.layers.hooks.clear()
+    run_again(rig, streamed(3))
+
+
+@pytest.mark.parametrize("budget", [AGENT_BYTES + READY + LOADING, AGENT_BYTES + 2 * READY + LOADING])
+def test_loading_ahead_keeps_to_the_budget(rig: Rig, budget: int) -> None:
+    plan = streamed(4, in_flight=1 if budget < AGENT_BYTES + 2 * READY else 2)
+    for _ in range(4):
+        run_again(rig, plan, budget=budget)
+    assert rig.ledger.peak_bytes <= budget

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from host.adb.installation import Installation
 from host.agent_bundle import BUNDLE_PREFIX
-from host.client import AgentClient
+from host.client import AgentClient, Health
 from host.device import RunningAgent
 from host.device_shell import Shell
 from shard_store.errors import DeviceError
@@ -104,13 +104,15 @@ class ShellAgent:
     def _wait_loaded(self, url: str) -> None:
         with AgentClient(url, _HEALTH_SECONDS) as client:
             for _ in _polls(START_SECONDS):
-                health = client.health()
+                health = _health(client)
+                if health is None and self._record() is None:
+                    raise DeviceError(f"the agent ended while it loaded the store: {self._last_words()}")
+                if health is None:
+                    continue
                 if health.status == "failed":
                     raise DeviceError(f"the agent cannot load the store: {health.reason}")
                 if health.status == "ok":
                     return
-                if self._record() is None:
-                    raise DeviceError(f"the agent ended while it loaded the store: {self._last_words()}")
         raise DeviceError(f"the agent did not load the store within {START_SECONDS:.0f} s; see `sti agent logs`")
 
     def agent(self) -> RunningAgent | None:
@@ -171,6 +173,14 @@ class ShellAgent:
     def _last_words(self) -> str:
         lines = _text(self.log(-4096)).splitlines()
         return lines[-1].removeprefix("error: ") if lines else "it said nothing"
+
+
+def _health(client: AgentClient) -> Health | None:
+    """None if nobody answers."""
+    try:
+        return client.health()
+    except DeviceError:
+        return None
 
 
 def _listening_url(line: str) -> str:

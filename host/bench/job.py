@@ -62,8 +62,8 @@ class Job:
         names = [f"cold/{setting.name}/{target:g}-{method.name}" for target, method in cells]
         found = [self.records.known(name, CellRecord) for name in names]
         if None in found:
-            with self.phone.cold(setting, self.costs_path(setting), self._agent_bytes(facts)) as session:
-                self._probe(session).prime()
+            with self.phone.cold(setting, self.costs_path(setting), self._agent_bytes(facts)) as fresh:
+                session = self._probe(fresh).primed()
                 for index, (target, method) in enumerate(cells):
                     self.progress(f"{setting.name} {target:g} ms {method.name}", index, len(cells))
                     if found[index] is None:

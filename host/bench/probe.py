@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -38,11 +38,15 @@ class Probe:
     classifies: bool
     repeats: int
 
-    def prime(self) -> None:
-        """Ask for every text once, so that its embedding rows are in the page cache: they are not what is compared."""
+    def primed(self) -> Session:
+        """Ask for every text once, so that its embedding rows are in the page cache: they are not what is compared.
+
+        The process with its libraries in memory then is what later sizes are compared with.
+        """
         options = RunOptions(layers=1, slices=1, truncate=True)
         for text in self.texts:
             self._ask(text, options)
+        return replace(self.session, idle_bytes=self.session.client.health().process_resident_bytes)
 
     def elastic(self, target_ms: float, memory_bytes: int) -> Timed:
         """Requests with a target, which the agent plans for."""
