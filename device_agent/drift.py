@@ -77,7 +77,7 @@ class Drift:
 def _shown(used: float, predicted_ms: float, measured_ms: float) -> float:
     """The factor that one pass shows; `used` is what the prediction was made with."""
     if predicted_ms < _LEAST_MS or measured_ms <= 0:
-        return used**_FADING
+        return math.pow(used, _FADING)
     return min(max(used * measured_ms / predicted_ms, 1 / _LIMIT), _LIMIT)
 
 
