@@ -159,6 +159,16 @@ def test_bad_data_is_one_line(store: Path, sti: Sti, tmp_path: Path, text: str, 
     assert stored(store) is None
 
 
+def test_embeddings_need_no_labels(golden_store: Callable[[str], Path], tmp_path: Path) -> None:
+    store = tmp_path / "embedding"
+    shutil.copytree(golden_store("bert-embedding"), store)
+    lines = write_texts(tmp_path / "texts.tsv", 12).read_text().splitlines()
+    (tmp_path / "plain.txt").write_text("\n".join(line.split("\t")[0] for line in lines))
+    profile = profile_inline(store, tmp_path / "plain.txt", ProfileMethod.ESTIMATE)
+    assert (profile.metric, profile.samples) == ("cosine", 12)
+    assert profile.metrics[-1][-1] == pytest.approx(1)
+
+
 def test_a_heat_map_must_be_a_png(store: Path, data: Path, sti: Sti, tmp_path: Path) -> None:
     finished = sti("profile", store, "--data", data, "--heat-map", tmp_path / "map.svg")
     assert (finished.code, stored(store)) == (1, None)

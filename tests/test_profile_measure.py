@@ -92,7 +92,7 @@ def test_the_estimate_is_exact_to_first_order(name: str, task_of: Callable[[str]
     """At 6 and 8 bits changes are so small that a model is linear in them."""
     task = task_of(name)
     bench = Bench.open(task)
-    estimated = estimated_changes(task)
+    estimated = estimated_changes(bench)
     assert set(estimated) == set(bench.lower)
     shards = bench.runner.geometry.layers * bench.runner.geometry.slices
     measured = [run_job(task, Job(Kind.LOWERED, shard)).losses for shard in range(shards)]

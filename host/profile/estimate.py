@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from host.profile.jobs import Task
 from host.profile.measure import Bench
 from host.profile.quality import Quality
 from host.profile.runner import Runner, constants
@@ -26,9 +25,8 @@ _PROBES = 4  # random combinations, where there are more outputs
 _INPUTS = {"output": "attended", "ffn_up": "normed", "ffn_gate": "normed", "ffn_down": "activated"}
 
 
-def estimated_changes(task: Task) -> dict[int, Floats]:
+def estimated_changes(bench: Bench) -> dict[int, Floats]:
     """By bitwidth below the best: changes (shards, texts, n), as `Quality.changes` gives them for each shard alone."""
-    bench = Bench.open(task)
     runner, model, geometry = bench.runner, bench.runner.model, bench.runner.geometry
     gradients = _output_gradients(bench)
     found: dict[int, list[Floats]] = {bitwidth: [] for bitwidth in bench.lower}  # from the last layer to the first

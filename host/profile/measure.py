@@ -32,6 +32,10 @@ class Bench:
             raise FormatError(f"{task.store}: not the store that is being profiled; every process must see the same")
         return cls(Runner(StoredModel(store), task.sample))
 
+    def close(self) -> None:
+        """Closes the store."""
+        self.runner.model.close()
+
     def run(self, job: Job) -> Outcome:
         """Do one measurement."""
         if job.kind is Kind.SUBMODELS:

@@ -1,6 +1,7 @@
 """What a profile has measured so far, kept beside the store so that a killed one can go on."""
 
 import hashlib
+import math
 import secrets
 import time
 import zipfile
@@ -21,7 +22,7 @@ class PartialResults:
         key = hashlib.sha256(f"{task.manifest_sha256} {task.sample.sha256}".encode()).hexdigest()[:16]
         self.path = store.parent / f".{store.name}.profile-{key}.npz"
         self._found: dict[str, Outcome] = {}
-        self._saved_at = time.monotonic()
+        self._saved_at = -math.inf
 
     def load(self) -> None:
         """Take up what an earlier run left; a damaged file counts as none."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,8 +111,10 @@ def _measured_changes(_task: Task, measured: Measured, manifest: Manifest) -> Ch
 
 def _estimated_changes(task: Task, _measured: Measured, _manifest: Manifest) -> Changes:
     from host.profile.estimate import estimated_changes  # noqa: PLC0415 - it imports TensorFlow, which takes seconds
+    from host.profile.measure import Bench  # noqa: PLC0415 - and so does this
 
-    return estimated_changes(task)
+    with closing(Bench.open(task)) as bench:
+        return estimated_changes(bench)
 
 
 def _shard_loss(measured: Measured, changes: Changes) -> dict[int, Doubles]:

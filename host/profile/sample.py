@@ -10,8 +10,9 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from host.labelled_texts import LabelledTexts, read_labelled
+from host.profile.quality import metric_name
 from shard_store.errors import DataError, FormatError
-from shard_store.head import Head, HeadKind
+from shard_store.head import Head
 from shard_store.manifest import Manifest
 from shard_store.reader import Store
 
@@ -42,15 +43,17 @@ class Sample:
         return self.labels.size
 
 
-def read_sample(store: Store, data: Path, limit: int) -> Sample:
+def read_sample(store: Store, data: Path, limit: int | None) -> Sample:
     """Read at most `limit` texts as the store's model reads them; longer ones are cut off as on the device.
 
+    Where the metric needs no labels, the file may as well hold one text a line, without any tab.
     Raises DataError for a file that is malformed, too short, or whose labels are not classes of the model.
     """
-    examples = read_labelled(data, limit)
+    head = store.manifest.description.head
+    examples = (None if metric_name(head) == "accuracy" else _plain(data, limit)) or read_labelled(data, limit)
     if len(examples.texts) < _MIN_TEXTS:
         raise DataError(f"{data}: {len(examples.texts)} texts, give at least {_MIN_TEXTS}")
-    _check_labels(examples, store.manifest.description.head, data)
+    _check_labels(examples, head, data)
     return sample_of(store, examples)
 
 
@@ -77,13 +80,23 @@ def sample_of(store: Store, examples: LabelledTexts) -> Sample:
     return Sample(tuple(batches), np.array(examples.labels, np.int64)[order], digest)
 
 
+def _plain(data: Path, limit: int | None) -> LabelledTexts | None:
+    """The lines as texts; None if there are tabs, or what cannot be read."""
+    try:
+        lines = data.read_text("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    texts = tuple(line.strip() for line in lines if line.strip())[:limit]
+    return None if any("\t" in line for line in lines) else LabelledTexts(texts, (0,) * len(texts))
+
+
 def _longest(manifest: Manifest) -> int:
     return min(manifest.description.max_tokens, max(manifest.description.sequences))
 
 
 def _check_labels(examples: LabelledTexts, head: Head, data: Path) -> None:
     classes = len(head.labels)
-    if head.kind is HeadKind.SEQUENCE_CLASSIFICATION and max(examples.labels) >= max(classes, 2):
+    if metric_name(head) == "accuracy" and max(examples.labels) >= max(classes, 2):
         raise DataError(
             f"{data}: label {max(examples.labels)}, the model has {classes} classes from 0 on; "
             "give the data that it was trained for"

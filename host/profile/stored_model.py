@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +29,10 @@ class StoredModel:
         self._decoder = Decoder(self.geometry)
         self.layer = lru_cache(2 * self.geometry.layers)(self.decode_layer)
 
-    def __enter__(self) -> "StoredModel":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Closes the store's files."""
         self._reader.close()
+        self.store.close()
 
     def slice_weights(self, key: ShardKey) -> SliceWeights:
         """What one shard decodes to. Raises ChecksumError for a damaged one."""

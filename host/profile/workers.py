@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -29,6 +29,8 @@ def pool(processes: int) -> Workers:
             futures = {executor.submit(run_job, task, job): job for job in jobs}
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenExecutor as error:
+            raise DeviceError("a process of --jobs was ended, for lack of memory perhaps; try fewer") from error
         finally:
             executor.shutdown(cancel_futures=True)
 
