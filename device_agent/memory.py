@@ -56,11 +56,22 @@ class Footprint:
         ready = _largest_first(c.ready_bytes for p, c in self._with(plan) if p.residency is not Residency.RESIDENT)
         on_top = _largest_first(c.on_top(p.residency) for p, c in self._with(plan))
         places = plan.layers_in_flight if plan.schedule is Schedule.PIPELINED else len(plan.layers)
+        if places == 1:  # learning how to pack leaves no trace where two layers have room, or a read buffer
+            on_top = [max(nbytes, self._learning_bytes(plan)) for nbytes in on_top]
         return sum(ready[:places]) + sum(on_top[: min(plan.loading_agents, places)])
+
+    def _learning_bytes(self, plan: Plan) -> int:
+        """What learning takes on top of one layer, before any buffer is in use."""
+        learning = [c.loading_bytes for _, c in self._with(plan) if c.in_place]
+        return max(0, max(learning, default=0) - self.agent_bytes)
 
     def base_bytes(self, plan: Plan) -> int:
         """What is needed whatever the residency."""
-        return self.fixed_bytes + self.activation_bytes + self.agent_bytes * plan.loading_agents
+        return self.fixed_bytes + self.activation_bytes + self.crew_bytes(plan)
+
+    def crew_bytes(self, plan: Plan) -> int:
+        """Read buffers and scratch of all loading agents."""
+        return self.agent_bytes * plan.loading_agents
 
     def _with(self, plan: Plan) -> list[tuple[LayerPlan, LayerFootprint]]:
         return list(zip(plan.layers, self.layers, strict=True))
