@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,7 +32,7 @@ from device_agent.image import open_encoder
 from device_agent.inplace import ExecutorChoice, choose_executor
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
-from device_agent.memory import MIB, Footprint, Ledger, fit_residency, layer_footprint
+from device_agent.memory import MIB, RUNNING_BYTES, Footprint, Ledger, fit_residency, layer_footprint
 from device_agent.phases import PhaseTimes, Stopwatch
 from device_agent.pipeline import Pass, Pipeline
 from device_agent.plan import Plan, Residency, default_bitwidth, uniform_plan
@@ -42,7 +42,7 @@ from device_agent.promise import outcome_of
 from device_agent.prompt import PromptEncoder
 from device_agent.report import Answer, RunReport
 from device_agent.runs import PlannedRuns, Run, Runs, TargetRuns
-from device_agent.store_facts import check_profile, store_facts, text_bytes
+from device_agent.store_facts import check_profile, planned_bitwidths, store_facts, text_bytes
 from device_agent.text import Encoder, Text, Tokens
 from shard_store.errors import BudgetError, RequestError
 from shard_store.manifest import Manifest
@@ -101,11 +101,12 @@ class Engine:
         self._tensors = self._source.resident_tensors
         self._encoder: Encoder = open_encoder(self.store, self._tensors)
         self._pipeline = Pipeline(self._source, self.ledger)
-        self._fixed_bytes = sum(tensor.nbytes for tensor in self._tensors.values())
+        self._fixed_bytes = RUNNING_BYTES + sum(tensor.nbytes for tensor in self._tensors.values())
         self.ledger.add(self._fixed_bytes)
         self._footprint_of = lru_cache(_PLANS_KEPT)(self._footprint)
         self._fitted = lru_cache(_PLANS_KEPT)(self._fit_to_budget)
         self._learned = False  # from runs, since plans were last made anew
+        self._bitwidths = planned_bitwidths(self.manifest)
         self._wanted: Pass | None = None  # what is to be in memory when there is time
 
     @property
@@ -143,13 +144,14 @@ class Engine:
         if self.manifest.profile is None:
             self._fit(self.uniform_plan(), sequence, 1, budget_bytes)
         else:
-            self.elastic.choose(Ask(sequence, budget_bytes, residency=False))
+            self.elastic.choose(Ask(sequence, budget_bytes, residency=False, bitwidths=self._bitwidths))
 
     @cached_property
     def elastic(self) -> Elastic:
         """The planner for targets. Raises PlanError for a store without a profile; measures the device if need be."""
         check_profile(self.manifest)
-        return Elastic(store_facts(self.store, self.costs))
+        in_place = self._source.executor.in_place(self.manifest.geometry.slices, 0)
+        return Elastic(store_facts(self.store, self.costs, in_place=in_place))
 
     @cached_property
     def costs(self) -> DeviceCosts:
@@ -302,7 +304,16 @@ class Engine:
         budget_bytes = self._budget_of(goal)
         if plan is None and (goal.target_ms is not None or not self._whole_fits(budget_bytes)):
             agents = self.options.loading_agents
-            return TargetRuns(self.elastic, self._pipeline, watch, texts, budget_bytes, self._fit, agents)
+            return TargetRuns(
+                self.elastic,
+                self._pipeline,
+                watch,
+                texts,
+                budget_bytes,
+                self._fit,
+                self._bitwidths,
+                agents,
+            )
         plan = plan or self.uniform_plan()
         plan.check(self.manifest)
         return PlannedRuns(plan, budget_bytes, self._fit)
@@ -326,22 +337,30 @@ class Engine:
     def _learn(self, run: Run, passed: PhaseTimes) -> None:
         """Follow up on a promise: correct the costs, and remember what the next run would like to find in memory."""
         if run.promise:
-            self.elastic.observe(run.promise.times, passed)
-            self._learned = True
+            self.elastic.observe(run.promise.times, passed, run.job.plan.loading_agents)
+        self._learned = run.promise is not None
         self._wanted = run.settled if run.settled != run.job else None  # None also after a run by a given plan
 
     def settle(self, interrupted: Callable[[], bool]) -> bool:
         """Load what the last plan for a target keeps in memory. False if interrupted; call again when there is time."""
         with self._lock:
-            if self._learned:
-                self.elastic.refresh()
-                self._learned = False
+            if self._learned and self.elastic.refresh():
+                self._wanted = self._latest_choice()
+            self._learned = False
             if self._wanted is None:
                 return True
             done = self._pipeline.settle(self._wanted, interrupted)
             if done:
                 self._wanted = None
             return done
+
+    def _latest_choice(self) -> Pass | None:
+        """What is to be in memory for the target that was asked last, if that can still be had."""
+        ask = self.elastic.latest
+        with suppress(BudgetError):
+            if ask:
+                return self._fit(self.elastic.choose(ask).plan, ask.sequence, ask.texts, ask.budget_bytes)
+        return None
 
     def footprint(self, plan: Plan, sequence: int, texts: int) -> Footprint:
         """What a pass of `texts` texts would cost in memory, as far as is known now."""
@@ -358,7 +377,7 @@ class Engine:
         return Footprint(
             fixed_bytes=self._fixed_bytes,
             activation_bytes=texts * text_bytes(geometry, sequence),
-            agent_bytes=self._source.agent_bytes,
+            agent_bytes=max(self._source.agent_bytes[layer.kind, plan.slices] for layer in plan.layers),
             layers=layers,
             stored_bytes=tuple(self._reader.buffer_bytes(layer.shards()) for layer in plan.layers),
         )

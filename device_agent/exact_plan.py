@@ -35,6 +35,7 @@ class ExactPlan:
     plan: Plan
     makespan_ms: float
     peak_bytes: int
+    streamed_layers: int  # read from flash in every pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ def plan_exact(
     Layers are kept ready to run, or, smaller by their intermediate tensors, as stored: those are only prepared again.
 
     agents: None to choose; lanes: how many layers can be prepared at the same time beside execution. Raises BudgetError
-    if not even one layer at a time fits. Of equally quick ways, the one with the fewest agents and layers in flight.
+    if not even one layer at a time fits. Of equally quick ways, the one that reads least from flash; of these, the one
+    with the fewest agents and layers in flight.
     """
     if len(times) != len(plan.layers):
         raise PlanError(f"plan: times of {len(times)} layers given, the plan has {len(plan.layers)}")
@@ -109,12 +111,13 @@ def plan_exact(
     best: ExactPlan | None = None
     for shape in _shapes(len(times), agents):
         most = _most_kept(plan, footprint, budget_bytes, shape)
-        if most is None or (best and _bound_ms(times, most) > best.makespan_ms - _TIE_MS):
+        if most is None or (best and _bound_ms(times, most) > best.makespan_ms + _TIE_MS):
             continue
         found = _best_choice(times, most, shape, lanes)
-        if best is None or found.executed < best.makespan_ms - _TIE_MS:
-            chosen = shape.plan(plan, found.choice)
-            best = ExactPlan(chosen, found.executed, footprint.peak_bytes(chosen))
+        chosen = shape.plan(plan, found.choice)
+        candidate = ExactPlan(chosen, found.executed, footprint.peak_bytes(chosen), _streamed(chosen))
+        if best is None or _is_better(candidate, best):
+            best = candidate
     assert best is not None
     return best
 
@@ -165,6 +168,16 @@ def _most_kept(plan: Plan, footprint: Footprint, budget_bytes: int, shape: _Shap
         return footprint.peak_bytes(shape.plan(plan, choice)) <= budget_bytes
 
     return next((kept for kept in range(count, -1, -1) if fits(kept)), None)
+
+
+def _streamed(plan: Plan) -> int:
+    return sum(layer.residency is Residency.STREAMED for layer in plan.layers)
+
+
+def _is_better(candidate: ExactPlan, best: ExactPlan) -> bool:
+    if abs(candidate.makespan_ms - best.makespan_ms) > _TIE_MS:
+        return candidate.makespan_ms < best.makespan_ms
+    return candidate.streamed_layers < best.streamed_layers
 
 
 def _bound_ms(times: Sequence[LayerTimes], kept: int) -> float:

@@ -59,8 +59,8 @@ class InPlaceExecutor:
         return len(self._spare)
 
     def in_place(self, slices: int, sequence: int) -> bool:
-        """Whether the packing of these templates has been learned."""
-        return self._learned.get((slices, sequence)) is not None
+        """Whether the packing of these templates has been learned, or is yet to be: learning it seldom fails."""
+        return (slices, sequence) not in self._learned or self._learned[slices, sequence] is not None
 
     def frame(self, template: Template, geometry: Geometry, *, passing: bool) -> LayerFrame:
         """A spare frame or a new one. The first for a template takes time: the packing is learned."""

@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.costs import kind_of
 from device_agent.executor import Executor, LayerHandle
 from device_agent.layer_model import SHARED_SCALES, LayerFrame
 from device_agent.plan import LayerPlan, Plan, Residency
@@ -16,7 +17,7 @@ from shard_store.decoder import Decoder
 from shard_store.geometry import ShardKey
 from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store, aligned_buffer
-from shard_store.template import Template
+from shard_store.template import Template, TemplateKind
 
 PAGE_BYTES = 4096  # direct reads begin and end on pages
 READ_BYTES = 2 << 20  # one read: enough for a flash device's full rate, little enough to hold one per agent
@@ -83,16 +84,25 @@ class LayerSource:
             self.executor.warm(self.template(passing[0], sequence), self.geometry)
 
     @cached_property
-    def agent_bytes(self) -> int:
-        """Memory that one loading agent holds for itself."""
+    def agent_bytes(self) -> Mapping[tuple[TemplateKind, int], int]:
+        """Memory that one loading agent holds for itself, by kind and slices of its layers."""
         return agent_bytes(self.store.manifest)
 
 
-def agent_bytes(manifest: Manifest) -> int:
-    """Memory that one loading agent holds for itself: a read buffer and decoding scratch."""
-    spans = (span for layers in manifest.shards.values() for layer in layers for span in layer)
-    largest = max(span.nbytes for span in spans) + 2 * PAGE_BYTES
-    return max(READ_BYTES, largest) + Decoder(manifest.geometry).scratch_bytes
+def agent_bytes(manifest: Manifest) -> dict[tuple[TemplateKind, int], int]:
+    """Memory that one loading agent holds, by kind and slices of its layers: a read buffer and decoding scratch.
+
+    Of the buffer only as much is ever touched as the largest read needs.
+    """
+    scratch_bytes = Decoder(manifest.geometry).scratch_bytes
+    sizes: dict[tuple[TemplateKind, int], int] = {}
+    for bitwidth, layers in manifest.shards.items():
+        largest = max(span.nbytes for layer in layers for span in layer) + 2 * PAGE_BYTES
+        for slices in range(1, manifest.geometry.slices + 1):
+            key = kind_of((bitwidth,)), slices
+            nbytes = min(slices * largest, max(READ_BYTES, largest)) + scratch_bytes
+            sizes[key] = max(sizes.get(key, 0), nbytes)
+    return sizes
 
 
 class LoadingAgent:

@@ -68,6 +68,7 @@ class Pipeline:
         self._source = source
         self._ledger = ledger
         self._crew: Crew | None = None
+        self._crew_bytes = 0
         self._kept: dict[_Key, LoadedLayer] = {}
         self._preloaded: dict[LayerPlan, Preloaded] = {}
         self._set_aside_bytes = 0
@@ -112,7 +113,7 @@ class Pipeline:
         if again and frees:
             # never two of the same layer, however few pass
             loads, limit = self._endless_loads(job, door), max(1, job.plan.most_in_flight)
-        return _Trip(job, door, Flight(self._crew_of(job.plan.loading_agents), loads, limit))
+        return _Trip(job, door, Flight(self._crew_of(job), loads, limit))
 
     def _end(self, trip: _Trip) -> None:
         trip.door.close()
@@ -196,7 +197,7 @@ class Pipeline:
         self._set_aside_bytes = 0
         for layer in self._preloaded.keys() - set(job.plan.layers):
             self._ledger.add(-self._preloaded.pop(layer).nbytes)
-        if self._crew is not None and self._crew.agents != job.plan.loading_agents:
+        if self._crew is not None and self._crew_bytes != job.footprint.crew_bytes(job.plan):
             self._dismiss_crew()
         for key in self._without_room(job):
             self._free(self._kept.pop(key))
@@ -241,7 +242,7 @@ class Pipeline:
         for layer, load in zip(self._missing(job, staying), self._loads(job, door, staying), strict=True):
             if interrupted():
                 return False
-            self._kept[_key(layer, job.sequence)] = self._crew_of(job.plan.loading_agents).submit(load).result()
+            self._kept[_key(layer, job.sequence)] = self._crew_of(job).submit(load).result()
             door.leave()
         self._source.warm(job.plan, job.sequence)
         self._count_set_aside(job)
@@ -268,16 +269,17 @@ class Pipeline:
         self._set_aside_bytes = self._source.executor.set_aside * max(costs, default=0)
         self._ledger.add(self._set_aside_bytes)
 
-    def _crew_of(self, agents: int) -> Crew:
+    def _crew_of(self, job: Pass) -> Crew:
         if self._crew is None:
-            self._crew = Crew(self._source, agents)
-            self._ledger.add(agents * self._source.agent_bytes)
+            self._crew = Crew(self._source, job.plan.loading_agents)
+            self._crew_bytes = job.footprint.crew_bytes(job.plan)
+            self._ledger.add(self._crew_bytes)
         return self._crew
 
     def _dismiss_crew(self) -> None:
         if self._crew is not None:
             self._crew.close()
-            self._ledger.add(-self._crew.agents * self._source.agent_bytes)
+            self._ledger.add(-self._crew_bytes)
             self._crew = None
 
     def _free(self, loaded: LoadedLayer) -> None:

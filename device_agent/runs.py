@@ -72,6 +72,7 @@ class TargetRuns:
     texts: int  # of the whole answer
     budget_bytes: int
     fit: Fit
+    bitwidths: tuple[int, ...]  # to choose from
     loading_agents: int | None = None
 
     def texts_per_pass(self, sequence: int, texts: int) -> int:
@@ -106,4 +107,7 @@ class TargetRuns:
 
     def _ask(self, sequence: int, texts: int, target_ms: float) -> Ask:
         target = target_ms if self.watch.limited else None
-        return Ask(sequence, self.budget_bytes, target_ms=target, texts=texts, loading_agents=self.loading_agents)
+        return Ask(
+            sequence, self.budget_bytes, target_ms=target, texts=texts, loading_agents=self.loading_agents,
+            bitwidths=self.bitwidths,
+        )  # fmt: skip

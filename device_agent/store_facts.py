@@ -4,10 +4,10 @@ import math
 
 from device_agent.costs import DeviceCosts
 from device_agent.loading import READ_BYTES, agent_bytes
-from device_agent.memory import LayerFootprint, layer_footprint
+from device_agent.memory import RUNNING_BYTES, LayerFootprint, layer_footprint
 from device_agent.planning.facts import Facts
 from shard_store.errors import PlanError
-from shard_store.geometry import Geometry
+from shard_store.geometry import EXACT_BITWIDTH, Geometry
 from shard_store.manifest import Manifest
 from shard_store.profile import Profile
 from shard_store.reader import Store
@@ -16,8 +16,11 @@ from shard_store.span import align
 from shard_store.template import TemplateKind
 
 
-def store_facts(store: Store, costs: DeviceCosts) -> Facts:
-    """Facts of a store on the device that was measured. Raises PlanError for a store without a profile."""
+def store_facts(store: Store, costs: DeviceCosts, *, in_place: bool = True) -> Facts:
+    """Facts of a store on the device that was measured. Raises PlanError for a store without a profile.
+
+    in_place: whether layers of int8 that pass are written where they are executed, as most devices can.
+    """
     manifest = store.manifest
     return Facts(
         geometry=manifest.geometry,
@@ -25,8 +28,8 @@ def store_facts(store: Store, costs: DeviceCosts) -> Facts:
         costs=costs,
         shard_bytes=shard_bytes(manifest),
         read_bytes=READ_BYTES,
-        layer_memory=layer_memory(store),
-        fixed_bytes=sum(4 * math.prod(tensor.shape) for tensor in manifest.resident.values()),
+        layer_memory=layer_memory(store, in_place=in_place),
+        fixed_bytes=RUNNING_BYTES + sum(4 * math.prod(tensor.shape) for tensor in manifest.resident.values()),
         agent_bytes=agent_bytes(manifest),
         text_bytes={sequence: text_bytes(manifest.geometry, sequence) for sequence in manifest.description.sequences},
     )
@@ -50,11 +53,18 @@ def shard_bytes(manifest: Manifest) -> dict[int, tuple[tuple[int, ...], ...]]:
     }
 
 
-def layer_memory(store: Store) -> dict[tuple[TemplateKind, int, int], LayerFootprint]:
+def planned_bitwidths(manifest: Manifest) -> tuple[int, ...]:
+    """What the planner chooses from: 32 bits gain nothing that can be told, and take many times as long."""
+    return tuple(bitwidth for bitwidth in manifest.bitwidths if bitwidth != EXACT_BITWIDTH) or manifest.bitwidths
+
+
+def layer_memory(store: Store, *, in_place: bool) -> dict[tuple[TemplateKind, int, int], LayerFootprint]:
     """By kind, slices and sequence."""
     return {
         (key.kind, key.slices, key.sequence): layer_footprint(
-            store.template(key.kind, key.slices, key.sequence), store.manifest.geometry
+            store.template(key.kind, key.slices, key.sequence),
+            store.manifest.geometry,
+            in_place=in_place and key.kind is TemplateKind.INT8,
         )
         for key in store.manifest.templates
     }

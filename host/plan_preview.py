@@ -10,7 +10,7 @@ from device_agent.planning.ask import Ask
 from device_agent.planning.choice import Choice
 from device_agent.planning.latency import Forecast, forecast
 from device_agent.planning.planner import choose_plan
-from device_agent.store_facts import store_facts
+from device_agent.store_facts import planned_bitwidths, store_facts
 from shard_store.errors import PlanError
 from shard_store.manifest import Manifest
 from shard_store.reader import Store
@@ -80,7 +80,10 @@ def preview_plan(
         facts = store_facts(store, costs)
         manifest = store.manifest
     sequence = _bucket(manifest, tokens)
-    choice = choose_plan(facts, Ask(sequence, budget_bytes, target_ms=target_ms, residency=not first))
+    ask = Ask(
+        sequence, budget_bytes, target_ms=target_ms, residency=not first, bitwidths=planned_bitwidths(manifest)
+    )  # fmt: skip
+    choice = choose_plan(facts, ask)
     expected = forecast(facts, choice.plan, sequence)
     return Preview(manifest.description.model, costs.device, sequence, target_ms, budget_bytes, choice, expected)
 

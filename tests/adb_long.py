@@ -110,12 +110,13 @@ def break_pushes(phone: Phone, work: Path, points: int) -> None:
     """Kill adbd or pull the cable at points spread over a push; look at the device; let the next push go on."""
     versions = [write_big_store(work / str(seed), seed) for seed in range(2)]
     manifests = [(version / "manifest.json").read_bytes() for version in versions]
-    total = sum(path.stat().st_size for path in versions[0].iterdir())
+    totals = [sum(path.stat().st_size for path in version.iterdir()) for version in versions]
     kept_old = worst_bytes = 0
     with _files(phone) as device:
         push(versions[0], device, lambda *_: None)
     for point in range(points):
         new = (point + 1) % 2
+        total = totals[new]
         kill, repair = (phone.kill, phone.restart) if point % 4 < 2 else (phone.network.unplug, phone.network.plug)
         sending = points * 9 // 10  # the last tenth strikes while the store is verified and switched to
         timer = threading.Timer(max(0, point - sending) * _SWITCH_S / (points - sending), kill)

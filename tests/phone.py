@@ -42,8 +42,13 @@ mount -t tmpfs -o ro,mode=777 tmpfs /data/readonly
 mount --bind -o ro "$CHECKOUT" /data/host/checkout
 mount --bind -o ro "$PYTHON" /data/host/python
 mount --bind -o ro "$PACKAGES" /data/host/packages
+search=/usr/local/bin:/usr/bin:/bin
+if [ -n "$ANDROID" ]; then
+    mount --bind "$PHONE/bin/mksh" "$(readlink -f /bin/sh)"
+    search="$PHONE/applets"
+fi
 cd /
-exec setpriv --reuid 2000 --regid 2000 --clear-groups env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/data/local/tmp \
+exec setpriv --reuid 2000 --regid 2000 --clear-groups env -i PATH="$search" HOME=/data/local/tmp \
     TMPDIR=/data/local/tmp LD_LIBRARY_PATH="$LIBRARIES" ADBD_PORT="$PORT" "$ADBD"
 """
 
@@ -70,7 +75,9 @@ class Phone:
     def boot(self) -> None:
         """Give it a file system and a network, and start adbd."""
         self.folder.chmod(0o755)  # the shell user must find its files
-        shutil.copytree(self._packages / "usr", self.folder / "usr", symlinks=True)
+        for name in ("usr", "bin"):
+            shutil.copytree(self._packages / name, self.folder / name, symlinks=True)
+        self._link_applets()
         for name in ("local/tmp", "small", "readonly", "host/checkout", "host/python", "host/packages"):
             (self.folder / "data" / name).mkdir(parents=True)
         os.chown(self.storage, SHELL_UID, SHELL_UID)
@@ -78,8 +85,16 @@ class Phone:
         self.network.up()
         self.restart()
 
-    def restart(self) -> None:
-        """Start adbd, and wait until it listens."""
+    def _link_applets(self) -> None:
+        """Toybox is one program that goes by the name of each of its tools."""
+        toybox, folder = self.folder / "bin/toybox", self.folder / "applets"
+        folder.mkdir()
+        (folder / "sh").symlink_to(self.folder / "bin/mksh")
+        for name in subprocess.run([toybox], capture_output=True, text=True, check=True).stdout.split():
+            (folder / name).symlink_to(toybox)
+
+    def restart(self, android: bool = False) -> None:
+        """Start adbd, and wait until it listens. android: with Android's shell and tools, instead of Debian's."""
         environment = {
             **os.environ,
             "PHONE": str(self.folder),
@@ -88,6 +103,7 @@ class Phone:
             "PACKAGES": sysconfig.get_path("purelib"),
             "LIBRARIES": ":".join(str(self.folder / folder) for folder in _LIBRARIES),
             "PORT": str(PORT),
+            "ANDROID": "yes" if android else "",
             "ADBD": str(self.folder / _TOOLS / "adbd"),
         }
         command = self.network.command("unshare", "--mount", "sh", "-c", _BOOT)
@@ -150,6 +166,6 @@ def why_not() -> str | None:
         return "a network namespace needs Linux and root"
     if missing := [program for program in ("ip", "unshare", "setpriv") if shutil.which(program) is None]:
         return f"{missing[0]} is missing"
-    if not (packages() / _TOOLS / "adbd").exists():
+    if not (packages() / _TOOLS / "adbd").exists() or not (packages() / "bin/toybox").exists():
         return "adbd is missing; run .ci/install-phone"
     return None

@@ -75,7 +75,8 @@ def random_facts(
             (kind, m, sequence): LayerFootprint(size[kind] * weights * m + 300_000, size[kind] * weights * m)
             for kind in kinds for m in widths
         },
-        fixed_bytes=1_000_000, agent_bytes=3_000_000, text_bytes={sequence: 400_000},
+        fixed_bytes=1_000_000, text_bytes={sequence: 400_000},
+        agent_bytes={(kind, m): 3_000_000 for kind in kinds for m in widths},
     )  # fmt: skip
 
 

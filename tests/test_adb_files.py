@@ -30,8 +30,21 @@ STRANGE = [
 ]
 
 
+@pytest.fixture(scope="module", params=["debian", "android"])
+def tools(request: pytest.FixtureRequest, running_phone: Phone) -> Iterator[str]:
+    """Whose shell and tools the phone has."""
+    android = request.param == "android"
+    if android:
+        running_phone.kill()
+        running_phone.restart(android=True)
+    yield request.param
+    if android:
+        running_phone.kill()
+        running_phone.restart()
+
+
 @pytest.fixture
-def line(phone: Phone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AdbLine]:
+def line(tools: str, phone: Phone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AdbLine]:
     monkeypatch.setenv("STI_HOME", str(tmp_path / "home"))
     opened = AdbLine(phone.spec)
     yield opened
@@ -56,6 +69,11 @@ def ignore(_: int) -> None:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_tools_are_those_that_are_meant(line: AdbLine, tools: str) -> None:
+    program = line.run("readlink -f $(command -v mv)").text
+    assert program.endswith("/toybox\n") == (tools == "android")
 
 
 def test_small_and_large_files_arrive_as_they_were(device: AdbFiles, source: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from host.adb.line import AdbLine
 from host.adb.server import server_devices
 from host.device_spec import DeviceSpec
 from host.fleet import all_devices
-from host.push import push
+from host.push import WAITS_S, push
 from shard_store.errors import DeviceError
 from shard_store.reader import Store
+from tests.big_store import write_big_store
 from tests.phone import Phone
 from tests.stores import write_store
 
@@ -63,6 +65,27 @@ def test_a_push_arrives(server: Phone, tmp_path: Path) -> None:
     with Store.open(server.storage / "sti/stores/small") as store:
         store.verify()
     assert [str(spec) for spec in all_devices(Via.ADB)] == [str(server.spec)]
+
+
+def test_a_push_survives_a_restart_of_adbd(server: Phone, tmp_path: Path) -> None:
+    store = write_big_store(tmp_path / "store", seed=0)
+    line = AdbLine(server.spec, Via.ADB)
+    struck = False
+
+    def strike(stage: str, done: int, total: int) -> None:
+        nonlocal struck
+        if stage == "send" and done > 8 << 20 and not struck:
+            struck = True
+            server.kill()
+
+    def restart(wait_s: float) -> None:
+        if wait_s == WAITS_S[0]:
+            server.restart()
+        time.sleep(0.5)
+
+    assert push(store, AdbFiles(line), strike, sleep=restart).tries >= 2
+    with Store.open(server.storage / "sti/stores/big") as opened:
+        opened.verify()
 
 
 def test_a_device_that_the_server_does_not_know(server: Phone) -> None:

@@ -56,20 +56,38 @@ class Target:
 
 
 @pytest.fixture
-def target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    """A device with nothing in the folder of these tests. A device that has no Python is skipped."""
+def bare(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """A device with nothing in the folder of these tests."""
     if named := os.environ.get("STI_TEST_DEVICE"):
         target = Target(DeviceSpec.parse(named), os.environ.get("STI_TEST_PYTHON"))
-        line = AdbLine(target.spec)
-        found = find_python(line, candidates(f"{ROOT}/venv", os.environ.get("STI_TEST_PYTHON")))
-        line.close()
-        if found is None or not found.fit:
-            pytest.skip(f"{named} has no Python that can run the agent; name one with STI_TEST_PYTHON")
     else:
         target = Target(request.getfixturevalue("phone").spec, AGENT_PYTHON)
     target.shell(f"rm -rf {shlex.quote(ROOT)}")
     yield target
     target.shell(f"rm -rf {shlex.quote(ROOT)}")
+
+
+@pytest.fixture
+def target(bare: Target) -> Target:
+    """A device that has a Python; one that has none is skipped."""
+    line = AdbLine(bare.spec)
+    found = find_python(line, candidates(f"{ROOT}/venv", bare.python[1] if bare.python else None))
+    line.close()
+    if found is None or not found.fit:
+        pytest.skip(f"{bare.spec} has no Python that can run the agent; name one with STI_TEST_PYTHON")
+    return bare
+
+
+def test_push_list_remove_and_doctor_need_no_python(sti: Sti, bare: Target, small_store: Path) -> None:
+    assert sti("push", small_store, *bare.device, "--name", "film").code == 0
+    assert "film" in sti("push", "--list", *bare.device).out
+    found = sti("doctor", *bare.device, "--python", "no-such-python", "--memory-mb", 0, "--space-mb", 0, "--json")
+    levels = {check["name"]: check["level"] for check in found.json["checks"] if check["where"] != "host"}
+    assert (found.code, levels["connection"], levels["folder"], levels["python"]) == (1, "ok", "ok", "problem")
+    refused = sti("agent", "start", *bare.device, "--python", "no-such-python")
+    assert (refused.code, "has no Python" in refused.err) == (1, True)
+    assert sti("push", "--remove", "film", *bare.device).code == 0
+    assert "film" not in sti("push", "--list", *bare.device).out
 
 
 def test_package_push_start_infer_stop(sti: Sti, target: Target, store: Path) -> None:

@@ -23,6 +23,6 @@ class Facts:
     read_bytes: int  # the largest single read
     layer_memory: Mapping[LayerKey, LayerFootprint]
     fixed_bytes: int  # tensors that are held as long as the model
-    agent_bytes: int  # of one loading agent
+    agent_bytes: Mapping[tuple[TemplateKind, int], int]  # of one loading agent, by kind and slices of its layers
     text_bytes: Mapping[int, int]  # by sequence: activations of one text
     prepare_lanes: int = 1  # layers that can be prepared at the same time, beside execution: idle cores

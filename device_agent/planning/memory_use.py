@@ -16,7 +16,7 @@ def plan_footprint(facts: Facts, plan: Plan, sequence: int, texts: int = 1) -> F
     return Footprint(
         fixed_bytes=facts.fixed_bytes,
         activation_bytes=activation_bytes,
-        agent_bytes=facts.agent_bytes,
+        agent_bytes=max(facts.agent_bytes[layer.kind, plan.slices] for layer in plan.layers),
         layers=layers,
         stored_bytes=tuple(
             sum(facts.shard_bytes[key.bitwidth][key.layer][key.slice] for key in layer.shards())

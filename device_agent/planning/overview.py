@@ -45,7 +45,7 @@ class Overview:
         self._depth = np.array([len(cell.layers) for cell in cells])[:, None]
         self._execute_ms = np.array([cell.execute_ms for cell in cells])[:, None]
         self._ready_bytes = np.array([cell.memory.ready_bytes for cell in cells])[:, None]
-        self._loading_bytes = np.array([cell.memory.loading_bytes for cell in cells])[:, None]
+        self._base_bytes = np.array([_base_bytes(facts, cell) for cell in cells])[:, None]
         self._layer_ms = np.array([facts.costs.prepare[cell.options.kind].layer_ms for cell in cells])[:, None]
 
     def bounds(self, room: Room) -> Floats:
@@ -66,12 +66,18 @@ class Overview:
 
     def _fits(self, room: Room, count: Indices) -> npt.NDArray[np.bool_]:
         """Whether so many layers can be kept, as stored at the lowest bitwidth or ready: (cells, layers + 1)."""
-        base = self._facts.fixed_bytes + self._facts.agent_bytes + room.activation_bytes + self._loading_bytes
+        base = self._base_bytes + room.activation_bytes
         held = np.minimum(self._stored_bytes + self._ready_bytes, np.maximum(count, 1) * self._ready_bytes)
         fits: npt.NDArray[np.bool_] = (base + held <= room.budget_bytes) & (
             count <= (self._depth if room.residency else 0)
         )
         return fits
+
+
+def _base_bytes(facts: Facts, cell: Cell) -> int:
+    """The least that is held beside layers and activations."""
+    loading_bytes = 0 if cell.memory.in_place else cell.memory.loading_bytes
+    return facts.fixed_bytes + facts.agent_bytes[cell.options.kind, cell.slices] + loading_bytes
 
 
 def _padded(values: Floats, rows: int, fill: float) -> Floats:

@@ -134,7 +134,7 @@ class Planner:
             (found for cell in shallow for found in self._quickest(search, cell, way)), key=_by_time, default=None
         )
         if fastest is None:
-            needed = min(search.base_bytes(cell, way) + cell.memory.ready_bytes for cell in shallow)
+            needed = min(search.streaming_bytes(cell, way) for cell in shallow)
             raise BudgetError(
                 f"memory budget {ask.budget_bytes / MIB:.1f} MiB is too small for any plan; "
                 f"the smallest needs {math.ceil(needed / MIB * 10) / 10:.1f} MiB"

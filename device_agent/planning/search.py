@@ -116,7 +116,8 @@ class Search:
         depth, ask = len(cell.layers), self.ask
         ready = np.arange(depth + 1)
         passing = np.minimum(way.in_flight, depth - ready)
-        room = ask.budget_bytes - self.base_bytes(cell, way) - (ready + passing) * cell.memory.ready_bytes
+        held = (ready + passing) * cell.memory.ready_bytes + self._unpacked_bytes(cell, way, passing)
+        room = ask.budget_bytes - self.base_bytes(cell, way) - held
         if not ask.residency:
             room = np.minimum(room, 0)  # nothing may stay
             room[1:] = -1
@@ -132,8 +133,27 @@ class Search:
     def base_bytes(self, cell: Cell, way: Way) -> int:
         """What is held whatever the residency."""
         base = self.facts.fixed_bytes + self.ask.texts * self.facts.text_bytes[self.ask.sequence]
+        return base + self.facts.agent_bytes[cell.options.kind, cell.slices] * way.agents
+
+    def streaming_bytes(self, cell: Cell, way: Way) -> int:
+        """What is held at most if nothing stays."""
+        passing = np.array([min(way.in_flight, len(cell.layers))])
+        held = passing * cell.memory.ready_bytes + self._unpacked_bytes(cell, way, passing)
+        return self.base_bytes(cell, way) + int(held[0])
+
+    def _unpacked_bytes(self, cell: Cell, way: Way, passing: Indices) -> Indices:
+        """Unpacked weights beside packed ones, by how many layers pass at a time: as Footprint.peak_bytes counts them.
+
+        Layers that pass in place need none; those that stay are unpacked once, and take the place of one that passes.
+        """
         loading = cell.memory.loading_bytes * min(way.agents, way.in_flight, len(cell.layers))
-        return base + self.facts.agent_bytes * way.agents + loading
+        if not cell.memory.in_place:
+            return np.full_like(passing, loading)
+        streamed = passing == passing[0]  # as many as there is room for
+        agent_bytes = self.facts.agent_bytes[cell.options.kind, cell.slices]
+        learning = max(0, loading - agent_bytes) if way.in_flight == 1 else 0
+        alone = np.arange(len(passing)) == 0
+        return np.where(streamed & ((way.in_flight > 1) | alone), learning, loading)
 
     def _climb(self, climb: Climb, way: Way, kept: Kept) -> None:
         """Take the best levels that keep the target."""

@@ -4,7 +4,7 @@ import posixpath
 import secrets
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -157,16 +157,16 @@ class AdbFiles:
         unchanged = f'[ "$(stat -c %s {target})" -eq {start} ] || {{ echo changed >&2; exit 1; }}; exec cat >> {target}'
         command = self.line.connection().start(unchanged if start else f"exec cat > {target}")
         left = nbytes
-        try:
-            while left and (chunk := source.read(min(left, _CHUNK_BYTES))):
-                command.write(chunk)
-                left -= len(chunk)
-                sent(nbytes - left)
-            command.close_stdin()
-        except StreamClosed:
-            pass  # its result tells why
-        result = command.wait(_PATIENCE_S)
-        command.close()
+        with closing(command):
+            try:
+                while left and (chunk := source.read(min(left, _CHUNK_BYTES))):
+                    command.write(chunk)
+                    left -= len(chunk)
+                    sent(nbytes - left)
+                command.close_stdin()
+            except StreamClosed:
+                pass  # its result tells why
+            result = command.wait(_PATIENCE_S)
         if result.exit_code:
             raise self._refused(f"write {path}", result.reason)
 
@@ -176,14 +176,16 @@ class AdbFiles:
         self._do("rename its files", "sh", "\n".join(lines).encode())
 
     def link(self, path: str, target: str) -> None:
-        """Let a path lead to a folder, in one rename."""
+        """Let a path lead to a folder, in one rename.
+
+        Moved into the parent, for toybox's `mv` takes a link to a folder that it shall replace for the folder itself.
+        """
         parent, name = posixpath.split(path)
-        new = self.path(f"{parent}/.{name}.new")
+        switch = f"{parent}/.switch"
+        new, home = self.path(f"{switch}/{name}"), self.path(parent)
         relative = shlex.quote(posixpath.relpath(target, parent))
-        self._do(
-            f"switch {path}",
-            f"mkdir -p {self.path(parent)} && rm -f {new} && ln -s {relative} {new} && mv -fT {new} {self.path(path)}",
-        )
+        make = f"mkdir -p {self.path(switch)} && rm -f {new} && ln -s {relative} {new}"
+        self._do(f"switch {path}", f"{make} && mv -f {new} {home}/ && rmdir {self.path(switch)}")
 
     def target(self, path: str) -> str | None:
         """The folder that a path leads to."""

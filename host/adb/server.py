@@ -43,17 +43,18 @@ class ServerLink:
         """To a device that the server knows; one at an address it is told to connect to first. Raises DeviceError."""
         _start_server()
         if spec.kind is DeviceKind.NETWORK:
-            answer = _ask(f"host:connect:{spec.address}")
-            if not answer.startswith(("connected to", "already connected to")):
-                raise DeviceError(f"adb: {answer.strip()}; check the address, or pair first with `adb pair`")
+            _connect_server_to(spec.address)
         usb = spec.kind is DeviceKind.USB
         return cls("host:transport-usb" if usb else f"host:transport:{spec.address}", stall_s)
 
     def open(self, service: str) -> "ServerStream":
-        """Open a service."""
+        """Open a service. A device that was there when the link was made, and now is not, may come back."""
         connection = _connect()
         try:
-            _request(connection, self._transport)
+            try:
+                _request(connection, self._transport)
+            except DeviceError as error:
+                raise ConnectionLost(str(error)) from error
             _request(connection, service)
         except BaseException:
             connection.close()
@@ -101,6 +102,16 @@ def server_devices() -> list[str]:
     _start_server()
     lines = (line.split("\t") for line in _ask("host:devices").splitlines())
     return [fields[0] for fields in lines if fields[-1] == "device"]
+
+
+def _connect_server_to(address: str) -> None:
+    """Have the server connect to an address. A connection that it holds, but that is dead, is made anew."""
+    answer = _ask(f"host:connect:{address}")
+    if answer.startswith("already") and address not in server_devices():
+        _ask(f"host:disconnect:{address}")
+        answer = _ask(f"host:connect:{address}")
+    if not answer.startswith(("connected to", "already connected to")):
+        raise DeviceError(f"adb: {answer.strip()}; check the address, or pair first with `adb pair`")
 
 
 def _address() -> tuple[str, int]:

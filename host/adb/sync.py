@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 from host.adb.stream import Stream, StreamClosed
-from shard_store.errors import DeviceError
+from shard_store.errors import ConnectionLost, DeviceError
 
 _FIELDS = struct.Struct("<4sI")
 _MODE = 0o100644
@@ -67,7 +67,7 @@ class SyncSession:
         except StreamClosed:
             while self._unanswered:
                 self._answer()
-            raise Refusal("it ended the transfer without a reason") from None
+            raise ConnectionLost("the device broke the transfer off") from None
 
     def _answer(self) -> None:
         status, nbytes = _FIELDS.unpack(self._exactly(_FIELDS.size))
@@ -79,7 +79,7 @@ class SyncSession:
         while len(self._answers) < nbytes:
             data = self._stream.read(_PATIENCE_S)
             if not data:
-                raise Refusal("it ended the transfer without a reason")
+                raise ConnectionLost("the device broke the transfer off")
             self._answers += data
         data, self._answers = self._answers[:nbytes], self._answers[nbytes:]
         return data
