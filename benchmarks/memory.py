@@ -139,9 +139,10 @@ def run_child(store: Path, sequence: int, plan: Plan) -> None:
     with Engine(store, EngineOptions(budget_bytes=BUDGET_BYTES)) as engine:
         footprint = engine.footprint(plan, sequence, 1)
         facts = {
-            "predicted_bytes": footprint.peak_bytes(plan) - RUNNING_BYTES, "fixed_bytes": footprint.fixed_bytes - RUNNING_BYTES,
+            "predicted_bytes": footprint.peak_bytes(plan) - RUNNING_BYTES,
+            "fixed_bytes": footprint.fixed_bytes - RUNNING_BYTES,
             "idle_bytes": anonymous_share(),
-        }  # fmt: skip
+        }
         print(json.dumps(facts), flush=True)
         sys.stdin.readline()
         text = ["a " * (sequence - 2)]
