@@ -6,27 +6,26 @@ import math
 from typing import Any
 
 from shard_store.errors import ChecksumError, FormatError
-from shard_store.generation import MAX_VOCABULARY, generation_document, parse_generation
-from shard_store.geometry import BITWIDTHS, MAX_FEATURES, MAX_SLICES, Activation, Geometry
+from shard_store.generation import generation_document, parse_generation
+from shard_store.geometry import BITWIDTHS, MAX_FEATURES, MAX_SLICES, Geometry
+from shard_store.geometry_json import geometry_document, parse_geometry
 from shard_store.head import parse_head
 from shard_store.image_input import image_document, parse_image
 from shard_store.json_fields import JsonFields, array, integer, parse_json
-from shard_store.layer_spec import MAX_HEAD_WIDTH, LayerSpec, NormKind, NormPosition, Positions
 from shard_store.manifest import Manifest, ModelDescription, ResidentTensor, StoredFile, TemplateKey
 from shard_store.manifest_checks import MAX_POSITION_OFFSET
 from shard_store.profile_json import parse_profile, profile_document
 from shard_store.row_table import MAX_ROWS, RowTable, RowType
-from shard_store.span import MAX_CRC32, MAX_FILE_BYTES, Span
+from shard_store.span import MAX_CRC32, MAX_FILE_BYTES, Span, parse_span
 from shard_store.store_files import DATA_FILES, MANIFEST_FILE, TOKENIZER_FILE
 from shard_store.template import MAX_SEQUENCE, TemplateKind
-from shard_store.vocabulary_head import HEAD_BITWIDTHS, VocabularyHead
+from shard_store.vocabulary_head_json import parse_vocabulary_head, vocabulary_head_document
 
 FORMAT_VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_RESIDENT_TENSORS = 1 << 14
 MAX_TEMPLATES = 1 << 14
 MAX_SEQUENCES = 64
-MAX_HEAD_BLOCKS = 1 << 16
 
 
 def parse_manifest(raw: bytes) -> Manifest:
@@ -76,7 +75,7 @@ def _parse(fields: JsonFields) -> Manifest:
     description = ModelDescription(
         model=fields.text("model", ".+"),
         family=fields.text("family", ".*"),
-        geometry=fields.object("geometry", _parse_geometry),
+        geometry=fields.object("geometry", parse_geometry),
         head=fields.object("head", parse_head),
         sequences=tuple(
             integer(value, f"{MANIFEST_FILE}.sequences", 1, MAX_SEQUENCE)
@@ -101,47 +100,9 @@ def _parse(fields: JsonFields) -> Manifest:
         templates=by_key,
         profile=fields.object("profile", parse_profile) if fields.has("profile") else None,
         vocabulary_head=(
-            fields.object("vocabulary_head", _parse_vocabulary_head) if fields.has("vocabulary_head") else None
+            fields.object("vocabulary_head", parse_vocabulary_head) if fields.has("vocabulary_head") else None
         ),
     )
-
-
-def _parse_geometry(fields: JsonFields) -> Geometry:
-    names = ("layers", "hidden", "heads", "ffn", "slices")
-    sizes = {name: fields.integer(name, 1, MAX_FEATURES) for name in names}
-    activation = fields.choice("activation", Activation)
-    spec = fields.object("layer", _parse_layer_spec) if fields.has("layer") else LayerSpec()
-    return Geometry(**sizes, activation=activation, norm_eps=fields.number("norm_eps"), spec=spec)
-
-
-def _parse_layer_spec(fields: JsonFields) -> LayerSpec:
-    spec = LayerSpec(
-        norm_position=fields.choice("norm_position", NormPosition),
-        norm_kind=fields.choice("norm_kind", NormKind),
-        gated=fields.boolean("gated"),
-        causal=fields.boolean("causal"),
-        positions=fields.choice("positions", Positions),
-        kv_heads=fields.optional_integer("kv_heads", 1, MAX_FEATURES),
-        head_width=fields.optional_integer("head_width", 1, MAX_HEAD_WIDTH),
-    )
-    if spec == LayerSpec():
-        raise FormatError(f"{fields.where}: must be left out where it says what is so without it")
-    return spec
-
-
-def _parse_vocabulary_head(fields: JsonFields) -> VocabularyHead:
-    rows = fields.integer("rows", 1, MAX_VOCABULARY)
-    block_rows, blocks = {}, {}
-    for bitwidth in HEAD_BITWIDTHS:
-        if fields.has(str(bitwidth)):
-            block_rows[bitwidth], blocks[bitwidth] = fields.object(str(bitwidth), _parse_head_blocks)
-    return VocabularyHead(rows, block_rows, blocks)
-
-
-def _parse_head_blocks(fields: JsonFields) -> tuple[int, tuple[Span, ...]]:
-    spans = fields.array("blocks", MAX_HEAD_BLOCKS)
-    block_rows = fields.integer("block_rows", 1, MAX_VOCABULARY)
-    return block_rows, tuple(_parse_span(span, fields.where) for span in spans)
 
 
 def _parse_file(fields: JsonFields) -> StoredFile:
@@ -155,17 +116,9 @@ def _parse_shards(fields: JsonFields, geometry: Geometry) -> dict[int, tuple[tup
             layers = fields.array(str(bitwidth), geometry.layers)
             where = f"{fields.where}.{bitwidth}"
             shards[bitwidth] = tuple(
-                tuple(_parse_span(span, where) for span in array(layer, where, geometry.slices)) for layer in layers
+                tuple(parse_span(span, where) for span in array(layer, where, geometry.slices)) for layer in layers
             )
     return shards
-
-
-def _parse_span(value: object, where: str) -> Span:
-    numbers = array(value, where, 3)
-    if len(numbers) != 3:
-        raise FormatError(f"{where}: a shard must be [offset, length, crc32]")
-    offset, nbytes = (integer(number, where, 0, MAX_FILE_BYTES) for number in numbers[:2])
-    return Span(offset, nbytes, integer(numbers[2], where, 0, MAX_CRC32))
 
 
 def _parse_resident(fields: JsonFields) -> ResidentTensor:
@@ -204,7 +157,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "model": description.model,
         "family": description.family,
-        "geometry": _geometry_document(description.geometry),
+        "geometry": geometry_document(description.geometry),
         "head": {
             "kind": head.kind.value, "pooling": head.pooling.value, "normalize": head.normalize,
             "scores": head.scores.value,
@@ -259,26 +212,5 @@ def _optional(manifest: Manifest) -> dict[str, Any]:
     if generation is not None:
         fields["generation"] = generation_document(generation)
     if head is not None:
-        fields["vocabulary_head"] = {"rows": head.rows} | {
-            str(bitwidth): {
-                "block_rows": head.block_rows[bitwidth],
-                "blocks": [[span.offset, span.nbytes, span.crc32] for span in spans],
-            }
-            for bitwidth, spans in head.blocks.items()
-        }
+        fields["vocabulary_head"] = vocabulary_head_document(head)
     return fields
-
-
-def _geometry_document(geometry: Geometry) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "layers": geometry.layers, "hidden": geometry.hidden, "heads": geometry.heads, "ffn": geometry.ffn,
-        "slices": geometry.slices, "activation": geometry.activation.value, "norm_eps": geometry.norm_eps,
-    }  # fmt: skip
-    spec = geometry.spec
-    if spec != LayerSpec():
-        document["layer"] = {
-            "norm_position": spec.norm_position.value, "norm_kind": spec.norm_kind.value, "gated": spec.gated,
-            "causal": spec.causal, "positions": spec.positions.value, "kv_heads": spec.kv_heads,
-            "head_width": spec.head_width,
-        }  # fmt: skip
-    return document

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shard_store.errors import ChecksumError, FormatError
+from shard_store.json_fields import array, integer
 
 MAX_FILE_BYTES = 1 << 40
 MAX_CRC32 = (1 << 32) - 1
@@ -48,3 +49,12 @@ def check_apart(ranges: Iterable[tuple[int, int, str]], file_bytes: int, alignme
         end = offset + nbytes
         if end > file_bytes:
             raise FormatError(f"{what}: ends at {end}, behind the end of {file_bytes} bytes")
+
+
+def parse_span(value: object, where: str) -> Span:
+    """From `[offset, length, crc32]`. Raises FormatError."""
+    numbers = array(value, where, 3)
+    if len(numbers) != 3:
+        raise FormatError(f"{where}: a shard must be [offset, length, crc32]")
+    offset, nbytes = (integer(number, where, 0, MAX_FILE_BYTES) for number in numbers[:2])
+    return Span(offset, nbytes, integer(numbers[2], where, 0, MAX_CRC32))

@@ -1,7 +1,11 @@
+from typing import Any
+
 import pytest
 
 from shard_store.errors import FormatError
 from shard_store.geometry import Activation, Cut, Geometry
+from shard_store.geometry_json import geometry_document, parse_geometry
+from shard_store.json_fields import JsonFields
 from shard_store.layer_spec import LayerSpec, NormKind, NormPosition, Positions
 
 LLAMA = LayerSpec(NormPosition.BEFORE, NormKind.RMS, True, True, Positions.ROTARY, kv_heads=2, head_width=16)
@@ -54,3 +58,26 @@ def test_impossible_sizes_are_refused(options: dict[str, object], message: str) 
 def test_impossible_kinds_are_refused(spec: dict[str, object], message: str) -> None:
     with pytest.raises(FormatError, match=message):
         LayerSpec(**spec)  # type: ignore[arg-type]
+
+
+def parsed(document: dict[str, Any]) -> Geometry:
+    return parse_geometry(JsonFields(dict(document), "geometry"))
+
+
+def test_geometry_comes_back_from_json() -> None:
+    for geometry in (llama(), Geometry(2, 64, 4, 96, 4, Activation.GELU, 1e-12)):
+        assert parsed(geometry_document(geometry)) == geometry
+    assert "layer" not in geometry_document(Geometry(2, 64, 4, 96, 4, Activation.GELU, 1e-12))
+
+
+def test_a_layer_that_says_nothing_new_is_refused() -> None:
+    document = geometry_document(llama())
+    document["layer"] |= {
+        "norm_position": "after", "norm_kind": "layer", "gated": False, "causal": False, "positions": "absolute",
+        "kv_heads": None, "head_width": None,
+    }  # fmt: skip
+    with pytest.raises(FormatError, match=r"layer: must be left out where it says what is so without it"):
+        parsed(document)
+    document["layer"]["norm_position"] = "between"
+    with pytest.raises(FormatError, match="norm_position: is 'between', must be one of after, before"):
+        parsed(document)
