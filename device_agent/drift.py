@@ -1,17 +1,20 @@
 """Corrects device costs by what runs show: flash slows down when it is hot, processors when they are busy."""
 
 import math
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from device_agent.costs import DeviceCosts, PrepareCost, ReadCost
 from device_agent.phases import PhaseTimes
 
-_WEIGHT_SLOWER = 0.5  # of the newest run, where it was slower than expected: promises should hold
-_WEIGHT_FASTER = 0.1  # where it was faster: good luck may pass
+_RUNS = 5  # that are looked back upon
+_BELIEVED = -2  # of those in order: the slowest is a hiccup, the next one may happen again, and promises should hold
+_FADING = 0.9  # of the exponent, when a run says nothing: what nobody looks at any more may be right again
 _LIMIT = 64.0  # a factor beyond that is not drift but a mistake
 _STEP = 4.0  # the most that one pass can show: a hiccup is not drift either
 _LEAST_MS = 0.2  # phases shorter than that say nothing
-WORTH_REPLANNING = 0.1  # relative change of a factor
+WORTH_REPLANNING = 0.15  # relative change of a factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +32,27 @@ class Factors:
 
 
 class Drift:
-    """Follows how far measured passes are from predicted ones."""
+    """Follows how far measured passes are from predicted ones: slower within two runs, faster within four."""
 
     def __init__(self) -> None:
         self.factors = Factors()
         self._used = Factors()
+        self._shown = deque([Factors()] * _RUNS, maxlen=_RUNS)
 
     def observe(self, predicted: PhaseTimes, measured: PhaseTimes) -> bool:
         """Take note of one pass; True if the costs in use should be corrected now."""
-        used, factors = self._used, self.factors
+        used = self._used
+        self._shown.append(
+            Factors(
+                _shown(used.read, predicted.read_ms, measured.read_ms),
+                _shown(used.prepare, predicted.prepare_ms, measured.prepare_ms),
+                _shown(used.execute, predicted.execute_ms, measured.execute_ms),
+            )
+        )
         self.factors = Factors(
-            _moved(factors.read, used.read, predicted.read_ms, measured.read_ms),
-            _moved(factors.prepare, used.prepare, predicted.prepare_ms, measured.prepare_ms),
-            _moved(factors.execute, used.execute, predicted.execute_ms, measured.execute_ms),
+            _believed([shown.read for shown in self._shown]),
+            _believed([shown.prepare for shown in self._shown]),
+            _believed([shown.execute for shown in self._shown]),
         )
         return self.factors.differs(used)
 
@@ -63,10 +74,12 @@ class Drift:
         )
 
 
-def _moved(factor: float, used: float, predicted_ms: float, measured_ms: float) -> float:
-    """The factor, moved towards what this pass shows; `used` is what the prediction was made with."""
+def _shown(used: float, predicted_ms: float, measured_ms: float) -> float:
+    """The factor that one pass shows; `used` is what the prediction was made with."""
     if predicted_ms < _LEAST_MS or measured_ms <= 0:
-        return factor
-    shown = min(max(used * measured_ms / predicted_ms, factor / _STEP, 1 / _LIMIT), factor * _STEP, _LIMIT)
-    weight = _WEIGHT_SLOWER if shown > factor else _WEIGHT_FASTER
-    return math.exp((1 - weight) * math.log(factor) + weight * math.log(shown))
+        return math.pow(used, _FADING)
+    return min(max(used * measured_ms / predicted_ms, 1 / _LIMIT), _LIMIT)
+
+
+def _believed(factors: Sequence[float]) -> float:
+    return sorted(factors)[_BELIEVED]

@@ -101,23 +101,34 @@ class Elastic:
             )
         return Promise(expected.total_ms, choice.predicted_loss, self._peak(plan, ask), reason, phases_of(expected))
 
-    def observe(self, promised: PhaseTimes, measured: PhaseTimes) -> None:
+    def observe(self, promised: PhaseTimes, measured: PhaseTimes, loading_agents: int) -> None:
         """Learn from a pass that was promised; what it shows is used from the next `refresh` on."""
+        if loading_agents > 1:  # they wait for each other, in phases that are not theirs
+            promised = replace(promised, read_ms=0.0, prepare_ms=0.0)
         drifted = self._drift.observe(promised, measured)
         self._runs_since_drift = self._runs_since_drift + 1 if drifted else 0
         if self._runs_since_drift > _MOST_RUNS:
             self.refresh()
 
-    def refresh(self) -> None:
-        """Correct the costs if runs have shown them to be off, and plan anew for what was asked lately."""
+    @property
+    def latest(self) -> Ask | None:
+        """What was asked last."""
+        return self._asked[-1] if self._asked else None
+
+    def refresh(self) -> bool:
+        """Correct the costs if runs have shown them to be off, and plan anew for what was asked lately.
+
+        False if nothing changed.
+        """
         if not self._runs_since_drift:
-            return
+            return False
         self._runs_since_drift = 0
         self._plan_with(replace(self._facts, costs=self._drift.correct(self._measured)))
         for ask in self._asked:
             with suppress(BudgetError):  # of an ask from before the budget shrank
                 self.choose(ask)
                 self.choose(replace(ask, residency=False))
+        return True
 
 
 def _forecast(facts: Facts, plan: Plan, ask: Ask) -> Forecast:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -337,22 +337,30 @@ class Engine:
     def _learn(self, run: Run, passed: PhaseTimes) -> None:
         """Follow up on a promise: correct the costs, and remember what the next run would like to find in memory."""
         if run.promise:
-            self.elastic.observe(run.promise.times, passed)
-            self._learned = True
+            self.elastic.observe(run.promise.times, passed, run.job.plan.loading_agents)
+        self._learned = run.promise is not None
         self._wanted = run.settled if run.settled != run.job else None  # None also after a run by a given plan
 
     def settle(self, interrupted: Callable[[], bool]) -> bool:
         """Load what the last plan for a target keeps in memory. False if interrupted; call again when there is time."""
         with self._lock:
-            if self._learned:
-                self.elastic.refresh()
-                self._learned = False
+            if self._learned and self.elastic.refresh():
+                self._wanted = self._latest_choice()
+            self._learned = False
             if self._wanted is None:
                 return True
             done = self._pipeline.settle(self._wanted, interrupted)
             if done:
                 self._wanted = None
             return done
+
+    def _latest_choice(self) -> Pass | None:
+        """What is to be in memory for the target that was asked last, if that can still be had."""
+        ask = self.elastic.latest
+        with suppress(BudgetError):
+            if ask:
+                return self._fit(self.elastic.choose(ask).plan, ask.sequence, ask.texts, ask.budget_bytes)
+        return None
 
     def footprint(self, plan: Plan, sequence: int, texts: int) -> Footprint:
         """What a pass of `texts` texts would cost in memory, as far as is known now."""

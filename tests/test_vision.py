@@ -68,6 +68,8 @@ def test_the_command_line_classifies_files(store: Path, shared: Path, sti: Sti, 
     with serving_loaded(Engine(store)) as client:
         shown = sti("infer", tmp_path / "digit.png", "--url", client.base_url)
         missing = sti("infer", tmp_path / "none.png", "--url", client.base_url)
+        ignored = sti("infer", tmp_path / "digit.png", "--url", client.base_url, "--seed", 1)
+    assert "are for models that generate text; leave them out" in ignored.err
     assert "digit.png: 0 (0." in shown.out
     assert missing.code == 1
     assert "none.png: cannot be read (No such file or directory)" in missing.err

@@ -23,6 +23,7 @@ Progress = Callable[[str, int, int], None]  # what is done, steps done, steps in
 
 _ROOM = 1.25  # memory of an agent, over what the most greedy baseline is predicted to take
 _ROOM_BYTES = 32 << 20
+_WARM_ROOM = 1.1  # a plan that began with layers in memory may take a little more from nothing
 _ACCURACY_THREADS = 2
 
 
@@ -105,7 +106,7 @@ class Job:
                 probe = self._probe(session)
                 for index, key in enumerate(missing):
                     self.progress(f"warm, processor at {cpu_percent:g} %", index, len(missing))
-                    peak = predicted_peak_bytes(some, keys[key][1], self.subject.sequence)
+                    peak = int(predicted_peak_bytes(some, keys[key][1], self.subject.sequence) * _WARM_ROOM)
                     record = WarmRecord(cpu_percent, probe.times_ms(keys[key][1], peak))
                     found[key] = self.records.keep(names[key], record)
         return found

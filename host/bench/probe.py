@@ -13,6 +13,8 @@ from host.bench.records import Sample
 from host.client import Run, RunOptions, Text
 
 WARM_UP = 2  # requests before the first that counts: checksums, learning to pack, layers that are to stay
+ELASTIC_WARM_UP = 5  # with targets: then costs have been corrected by what runs show
+PAUSE_S = 0.2  # between requests with targets: the agent plans anew, and loads what is to stay
 LEAST_SAMPLES = 5
 MIB = 1 << 20
 _ROUNDING_BYTES = 64
@@ -51,8 +53,8 @@ class Probe:
     def elastic(self, target_ms: float, memory_bytes: int) -> Timed:
         """Requests with a target, which the agent plans for."""
         options = RunOptions(target_ms=target_ms, memory_mb=memory_bytes / MIB, show_plan=True, truncate=True)
-        self._warm_up(options, pause_s=0.1 + 3 * target_ms / 1e3)  # in a pause the agent loads what is to stay
-        runs = self._runs(options)
+        self._warm_up(options, ELASTIC_WARM_UP, PAUSE_S + 2 * target_ms / 1e3)
+        runs = self._runs(options, PAUSE_S)
         last = runs[-1]
         plans: list[Plan] = []
         samples = []
@@ -85,16 +87,17 @@ class Probe:
     def _options(self, plan: Plan, memory_bytes: int) -> RunOptions:
         return RunOptions(plan=plan_document(plan), memory_mb=(memory_bytes + _ROUNDING_BYTES) / MIB, truncate=True)
 
-    def _warm_up(self, options: RunOptions, pause_s: float = 0.0) -> None:
-        for text in islice(cycle(self.texts), WARM_UP):
+    def _warm_up(self, options: RunOptions, count: int = WARM_UP, pause_s: float = 0.0) -> None:
+        for text in islice(cycle(self.texts), count):
             self._ask(text, options)
             time.sleep(pause_s)
 
-    def _runs(self, options: RunOptions) -> list[Run]:
+    def _runs(self, options: RunOptions, pause_s: float = 0.0) -> list[Run]:
         runs: list[Run] = []
         started = time.monotonic()
         for text in islice(cycle(self.texts), self.repeats):
             runs.append(self._ask(text, options))
+            time.sleep(pause_s)
             if len(runs) >= LEAST_SAMPLES and time.monotonic() - started > CELL_SECONDS:
                 break
         return runs

@@ -27,6 +27,18 @@ class _Asked:
     def singles(self) -> list[str]:
         return [text for text in self.inputs if isinstance(text, str)]
 
+    def check(self, *, generates: bool) -> None:
+        """Refuse options that the model's task has no use for, rather than ignore them."""
+        options, text = self.options, self.text_options
+        if not generates and text != TextOptions(bits=text.bits, layers=text.layers, slices=text.slices):
+            raise RequestError(
+                "--chat, --max-tokens, --temperature, --top-p, --top-k, --seed and --stop are for models that generate "
+                "text; leave them out"
+            )
+        others = options.truncate or options.target_ms is not None or options.memory_mb is not None
+        if generates and (others or len(self.singles) < len(self.inputs)):
+            raise RequestError("this model generates text; leave --pair, --truncate, --target-ms and --memory-mb out")
+
 
 def infer_command(
     texts: Annotated[
@@ -80,11 +92,12 @@ def infer_command(
 def _infer(url: str, asked: _Asked) -> None:
     """Ask what the model is for, and print."""
     with AgentClient(url) as client:
-        head, family = client.model().head, client.model().family
-        if head == "language_model":
+        model = client.model()
+        asked.check(generates=model.head == "language_model")
+        if model.head == "language_model":
             _generate(client, asked)
             return
-        answer = _classify_images(client, asked) if family == "vit" else _answer(client, asked, head)
+        answer = _classify_images(client, asked) if model.family == "vit" else _answer(client, asked, model.head)
     if asked.as_json:
         display.print_json(answer)
     else:
