@@ -12,14 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.random_model import EncoderShape, write_random_bert
 from host.display import progress_bar
 from host.exact.cells import Cell, Flash, Subject, cells, ways
-from host.exact.measure import Measured
-from host.exact.results import Comparison
 from host.exact.run import run_cells
+from host.exact.show import print_comparison
 from shard_store.errors import FormatError, StiError
 from shard_store.reader import Store
 
@@ -39,10 +37,10 @@ class Model:
 
 BERT_LARGE = EncoderShape(24, 1024, 16, 4096)
 MODELS = {
-    "BERT-Large": Model("BERT-Large", BERT_LARGE, (128,), (40, 64, 96, 128, 160, 256)),
-    "ViT-Large": Model("ViT-Large", BERT_LARGE, (208,), (48, 80, 120, 160, 256)),  # 197 tokens, rounded up
-    "GPT-2": Model("GPT-2", EncoderShape(12, 768, 12, 3072), (64,), (21, 26, 30, 34, 64)),
-    "GPT-J-like": Model("GPT-J-like", EncoderShape(12, 2048, 16, 8192), (64,), (128, 192, 256, 384)),
+    "BERT-Large": Model("BERT-Large", BERT_LARGE, (128,), (40, 96, 160)),
+    "ViT-Large": Model("ViT-Large", BERT_LARGE, (208,), (48, 96, 160)),  # 197 tokens, rounded up
+    "GPT-2": Model("GPT-2", EncoderShape(12, 768, 12, 3072), (64,), (24, 30, 64)),
+    "GPT-J-like": Model("GPT-J-like", EncoderShape(12, 2048, 16, 8192), (64,), (128, 256)),
 }
 AGENTS = (1, 2, 3)
 
@@ -52,13 +50,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="stores and results; on the disk to be measured")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--flash-mb-s", nargs="+", type=float, metavar="MB", help="speeds of the flash; 0: as it is")
     parser.add_argument("--requests", type=int, default=5, help="timed requests of a cell (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="GPT-2 only, on two speeds of flash, two requests")
     parser.add_argument("--fresh", action="store_true", help="measure again what the folder already holds")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each cell")
     options = parser.parse_args()
     names = ["GPT-2"] if options.quick else options.models
-    speeds = SPEEDS[1:3] if options.quick else SPEEDS
+    speeds: tuple[Flash, ...] = SPEEDS[1:3] if options.quick else SPEEDS
+    if options.flash_mb_s:
+        speeds = tuple(Flash(int(speed * 1e6) or None) for speed in options.flash_mb_s)
     requests = 2 if options.quick else options.requests
     try:
         chosen = [cell for name in names for cell in cells_of(MODELS[name], options.folder, speeds)]
@@ -71,7 +72,7 @@ def main() -> None:
         for comparison in comparisons:
             print(json.dumps(asdict(comparison)))
     else:
-        print_table(Console(width=170), comparisons)
+        print_comparison(Console(width=170), comparisons)
 
 
 def cells_of(model: Model, folder: Path, speeds: tuple[Flash, ...]) -> list[Cell]:
@@ -98,42 +99,6 @@ def packaged(model: Model, folder: Path) -> Path:
         options = PackageOptions((8, 32), None, sequences, name=f"{twins[0].name} (random weights)")
         package(str(source), path, options, lambda _stage, _done, _total: None)
     return path
-
-
-def print_table(console: Console, comparisons: list[Comparison]) -> None:
-    """A row for each cell: latency, memory, both beside PipeSwitch, and how near the flash's own time it is."""
-    table = Table(
-        "model", "flash", "way", "cap", "agents", "kept", "ms", "memory", "faster (32)", "saved (32)", "faster (8)",
-        "saved (8)", "flash bound", "x bound",
-    )  # fmt: skip
-    for comparison in comparisons:
-        result, bound = comparison.measured, comparison.measured.bound_ms
-        table.add_row(
-            f"{result.subject} {result.sequence}", result.flash, result.way,
-            "" if result.cap_bytes is None else f"{result.cap_bytes / MIB:.0f}", str(result.agents),
-            _kept(result), f"{result.total_ms:.0f}", f"{result.peak_bytes / MIB:.1f}",
-            _times(comparison.faster_than_fp32), _share(comparison.memory_saved_fp32),
-            _times(comparison.faster_than_int8), _share(comparison.memory_saved_int8),
-            "" if bound is None else f"{bound:.0f}", _times(comparison.of_bound),
-        )  # fmt: skip
-    console.print(table)
-    console.print(
-        "cap: MiB. kept: layers that stay between requests (s: as stored). ms: median request. memory: MiB over the "
-        "idle agent, as the kernel counts."
-    )
-
-
-def _kept(result: Measured) -> str:
-    kind = "s" if result.preloaded_layers else ""  # as stored
-    return f"{result.resident_layers + result.preloaded_layers}{kind}/{result.layers}"
-
-
-def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
 
 
 if __name__ == "__main__":

@@ -52,20 +52,13 @@ class Footprint:
         return self.base_bytes(plan) + resident + preloaded + self._most_passing(plan)
 
     def _most_passing(self, plan: Plan) -> int:
-        """The most that layers on their way take: a resident one, too, passes once, and takes the place of another."""
-        stays = [layer.residency is Residency.RESIDENT for layer in plan.layers]
-        ready = _largest_first(c.ready_bytes for c, stay in zip(self.layers, stays, strict=True) if not stay)
-        on_top = [(c.on_top(layer.residency), stay) for (layer, c), stay in zip(self._with(plan), stays, strict=True)]
-        arriving = _largest_first(nbytes for nbytes, stay in on_top if stay)
-        passing = _largest_first(nbytes for nbytes, stay in on_top if not stay)
+        """The most that layers on their way take. Frames that wait for layers are held while a resident one loads."""
+        ready = _largest_first(c.ready_bytes for p, c in self._with(plan) if p.residency is not Residency.RESIDENT)
+        on_top = _largest_first(c.on_top(p.residency) for p, c in self._with(plan))
         places = plan.layers_in_flight if plan.schedule is Schedule.PIPELINED else len(plan.layers)
         if places == 1:  # learning how to pack leaves no trace where two layers have room, or a read buffer
-            passing = [max(nbytes, self._learning_bytes(plan)) for nbytes in passing]
-        agents = min(plan.loading_agents, places)
-        return max(
-            sum(ready[: places - number]) + sum(arriving[:number]) + sum(passing[: agents - number])
-            for number in range(min(agents, len(arriving)) + 1)
-        )
+            on_top = [max(nbytes, self._learning_bytes(plan)) for nbytes in on_top]
+        return sum(ready[:places]) + sum(on_top[: min(plan.loading_agents, places)])
 
     def _learning_bytes(self, plan: Plan) -> int:
         """What learning takes on top of one layer, before any buffer is in use."""

@@ -19,7 +19,9 @@ from host.exact.measure import Measured, measure
 from host.exact.results import compare, read_results, write_results
 from host.exact.run import RESULTS_FILE, TABLE_FILE, run_cells
 from shard_store.errors import DeviceError, FormatError, PlanError
+from tests.cli_runs import Sti
 from tests.packaging import package_quietly
+from tests.stores import write_store
 
 SUBJECT = Subject("tiny", Path("tiny.store"), 16)
 PLANNED = Way("PIPELOAD, planned", "pipelined", 8, cap_bytes=20 << 20)
@@ -152,3 +154,19 @@ def test_a_disk_is_named_by_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Path, "stat", lambda _self: SimpleNamespace(st_dev=(254 << 8) | 3))
     monkeypatch.setattr(Path, "exists", lambda _self: False)
     assert disk_of(Path("x")) == "254:3"
+
+
+def test_a_store_is_compared_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sti: Sti) -> None:
+    monkeypatch.setattr(run, "measure", lambda cell, _requests: measured(cell))
+    write_store(tmp_path / "store", (8, 32))
+    write_store(tmp_path / "lossy", (2, 8))
+    arguments = ("--exact", "--quick", "--flash-mb-s", "200,500", "--out", tmp_path / "out")
+    done = sti("bench", tmp_path / "store", *arguments, "--json")
+    assert done.code == 0, done.err
+    found = done.json["cells"]
+    assert {cell["measured"]["flash"] for cell in found} == {"500 MB/s", "unthrottled"}
+    assert {cell["measured"]["way"] for cell in found} >= {PIPESWITCH_FP32.name, PIPESWITCH_INT8.name, PLANNED.name}
+    assert "flash bound" in sti("bench", tmp_path / "store", *arguments).out
+    refused = sti("bench", tmp_path / "lossy", *arguments)
+    assert (refused.code, "has no 32-bit shards" in refused.err) == (1, True)
+    assert sti("bench", tmp_path / "store", "--out", tmp_path / "out").code == 2

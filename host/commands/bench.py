@@ -12,6 +12,8 @@ from host.bench.run import bench
 from host.bench.settings import CPU_PERCENT, FLASH_MB_S, TARGETS
 from host.bench.show import print_result
 from host.commands.options import JsonOption, StoreArgument, TargetOption
+from host.exact.bench import ExactResult, bench_store
+from host.exact.show import print_comparison
 
 _FLASH = ",".join(f"{speed:g}" for speed in FLASH_MB_S)
 _CPU = ",".join(f"{quota:g}" for quota in CPU_PERCENT)
@@ -20,8 +22,13 @@ _CPU = ",".join(f"{quota:g}" for quota in CPU_PERCENT)
 def bench_command(
     store: StoreArgument,
     *,
-    data: Annotated[Path, typer.Option(metavar="FILE", help="Texts with labels: text, a tab, a number.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for results; a bench that stopped goes on there.")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Texts with labels: text, a tab, a number. Not with --exact.")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="The whole model instead: PIPELOAD, PipeSwitch and load-all. Needs root.")
+    ] = False,
     targets: Annotated[
         str | None,
         typer.Option(metavar="MS,...", help=f"Latency targets (default: {TARGETS} for each setting, by its costs)."),
@@ -43,6 +50,16 @@ def bench_command(
     """Measure accuracy, latency and memory of STI and of its paper's baselines on emulated flash and processors."""
     if device not in {None, LOCAL}:
         raise typer.BadParameter("benchmarks run on this machine only; on a device, run `sti-agent` there and ask it")
+    if exact:
+        with display.progress_bar() as progress:
+            comparisons = bench_store(store, out, _numbers(flash_mb_s), progress, quick=quick)
+        if as_json:
+            display.print_json(ExactResult(tuple(comparisons)))
+        else:
+            print_comparison(display.out(), comparisons)
+        return
+    if data is None:
+        raise typer.BadParameter("--data is needed: texts with labels to measure the accuracy with")
     options = BenchOptions(
         targets_ms=_numbers(targets) if targets else None,
         flash_mb_s=_numbers(flash_mb_s),

@@ -1,5 +1,6 @@
 """Pictures of the comparison: latency against memory, one panel for each speed of the flash."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +41,6 @@ def _draw(folder: Path, name: str, sequence: int, comparisons: Sequence[Comparis
     figure.axes[0].set_ylabel("latency of a request, ms")
     figure.axes[-1].legend(fontsize=6)
     figure.suptitle(f"{name}, sequence {sequence}")
-    path = folder / f"pipeload-{name.lower().replace(' ', '-')}-{sequence}.png"
+    path = folder / f"pipeload-{re.sub(r'[^a-z0-9.]+', '-', name.lower())}-{sequence}.png"
     figure.savefig(path, dpi=110)
     return path
