@@ -30,6 +30,9 @@ from shard_store.reader import Store
 Array = npt.NDArray[Any]
 Order = npt.NDArray[np.intp]  # (shards,) the most important first
 RANDOM_SEEDS = 3
+ORDERS = (
+    "exact", "estimate", "bottom-first", "random", "dev-accuracy", "lowered-alone", "raised-alone", "exact-and-raised",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,38 +74,52 @@ class Study:
 
     def __init__(self, train: Bench, unseen: Bench, dev: Bench, bits: tuple[int, int], kept: Kept) -> None:
         self._train, self._unseen, self._dev, self._kept = train, unseen, dev, kept
+        self._bits = bits
         self.low, self.high = bits
         geometry = train.runner.geometry
         self.shards = range(geometry.layers * geometry.slices)
 
-    def orders(self) -> Iterator[tuple[str, list[Order]]]:
-        """All orders by name; of the random ones several."""
-        exact, estimate = (self._kept.get(name, make) for name, make in self._changes().items())
-        whole = self._kept.get("uniform", self._uniform_losses)
-        raised = self._kept.get(
-            "raised", lambda: [self._train.quality.loss(one) for one in self._raise_each(self._train)]
-        )
-        accuracy = self._kept.get(
-            "raised_dev_accuracy", lambda: [self._dev.quality.metric(one) for one in self._raise_each(self._dev)]
-        )
-        yield "profile, exact", [_first(_gains(exact, whole))]
-        yield "profile, estimate", [_first(_gains(estimate, whole))]
-        yield "lowered alone", [_first(_own_losses(exact[0]) - _own_losses(exact[1]))]
-        yield "raised alone", [_first(-raised)]
-        halves = (
-            _gains(exact, whole)
-            + (whole[0] - raised).clip(0) * (whole[0] - whole[1]) / (whole[0] - raised).clip(0).sum()
-        )
-        yield "exact and raised", [_first(halves)]
-        yield "bottom first", [np.arange(len(self.shards))]
-        yield "dev accuracy", [_first(accuracy)]
-        yield "random", [np.random.default_rng(seed).permutation(len(self.shards)) for seed in range(RANDOM_SEEDS)]
+    def orders(self, name: str) -> list[Order]:
+        """The order of that name; of random ones several."""
+        shards = len(self.shards)
+        made: dict[str, Callable[[], list[Order]]] = {
+            "exact": lambda: [_first(self._gains("lowered"))],
+            "estimate": lambda: [_first(self._gains("estimated"))],
+            "lowered-alone": lambda: [_first(-np.diff(_own_losses(self._measured("lowered")), axis=0)[0])],
+            "raised-alone": lambda: [_first(-self._measured("raised"))],
+            "exact-and-raised": lambda: [_first(self._gains("lowered") + self._raised_gains())],
+            "bottom-first": lambda: [np.arange(shards)],
+            "dev-accuracy": lambda: [_first(self._measured("raised_dev_accuracy"))],
+            "random": lambda: [np.random.default_rng(seed).permutation(shards) for seed in range(RANDOM_SEEDS)],
+        }
+        return made[name]()
+
+    def _measured(self, name: str) -> Array:
+        makers: dict[str, Callable[[], Any]] = {
+            "lowered": self._lowered,
+            "estimated": self._estimated,
+            "uniform": lambda: [self._train.quality.loss(self._train.runner.uniform(bits)) for bits in self._bits],
+            "raised": lambda: [self._train.quality.loss(one) for one in self._raise_each(self._train)],
+            "raised_dev_accuracy": lambda: [self._dev.quality.metric(one) for one in self._raise_each(self._dev)],
+        }
+        return self._kept.get(name, makers[name])
+
+    def _gains(self, name: str) -> Array:
+        """What a profile says that raising a shard from low to high gains: (shards,)"""
+        raw = {row: shared_losses(one) for row, one in enumerate(self._measured(name))}
+        losses = additive_losses(raw, dict(enumerate(map(float, self._measured("uniform")))))
+        return losses[0] - losses[1]
+
+    def _raised_gains(self) -> Array:
+        """The gains of raising each shard alone, brought to the sum that all together gain: (shards,)"""
+        whole = self._measured("uniform")
+        gains = (whole[0] - self._measured("raised")).clip(0)
+        return np.asarray(gains * (whole[0] - whole[1]) / gains.sum())
 
     def facts(self) -> Iterator[str]:
         """Costs, and how alike the orders are."""
-        exact, estimate = (self._kept.get(name, make) for name, make in self._changes().items())
-        whole = self._kept.get("uniform", self._uniform_losses)
-        likeness = _rank_correlation(_gains(exact, whole), _gains(estimate, whole))
+        whole = self._measured("uniform")
+        likeness = _rank_correlation(self._gains("lowered"), self._gains("estimated"))
         cost = len(self._train.lower) / 2 * self._kept.seconds("lowered")
         yield f"loss at {self.low} and {self.high} bits: {whole[0]:.5f}, {whole[1]:.5f}"
         yield f"rank correlation of exact and estimate: {likeness:.3f}"
@@ -132,9 +149,6 @@ class Study:
         outputs = [runner.outputs(last) for runner, last in zip(runners, states, strict=True)]
         return self._dev.quality.metric(outputs[0]), self._unseen.quality.loss(outputs[1])
 
-    def _changes(self) -> dict[str, Callable[[], Array]]:
-        return {"lowered": self._lowered, "estimated": self._estimated}
-
     def _lowered(self) -> Array:
         """Changes (2, shards, texts, n) of each shard alone at each of the two bitwidths, all others at the best."""
         bench = self._train
@@ -147,9 +161,6 @@ class Study:
         """The same from gradients; they are made for all bitwidths of the store."""
         found = estimated_changes(self._train)
         return np.array([found[bits] for bits in (self.low, self.high)])
-
-    def _uniform_losses(self) -> list[float]:
-        return [self._train.quality.loss(self._train.runner.uniform(bits)) for bits in (self.low, self.high)]
 
     def _raise_each(self, bench: Bench) -> Iterator[Any]:
         """Outputs with each shard alone raised, all others low, as the STI paper measures importance."""
@@ -166,7 +177,8 @@ def main() -> None:
     train, unseen, dev = (Bench.open(_task(options.store, data, limit)) for data, limit in sources)
     study = Study(train, unseen, dev, (options.low, options.high), Kept(options.out))
     rows = []
-    for name, orders in study.orders():
+    for name in options.orders:
+        orders = study.orders(name)
         for count in options.top:
             found = np.mean([study.judge(order, count) for order in orders], axis=0)
             rows.append(Row(name, count, float(found[0]), float(found[1])))
@@ -183,6 +195,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--low", type=int, default=2)
     parser.add_argument("--high", type=int, default=6)
     parser.add_argument("--top", type=int, nargs="+", default=[8, 16, 24])
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS)
     parser.add_argument("--unseen-texts", type=int, default=1024)
     return parser.parse_args()
 
@@ -190,13 +203,6 @@ def _parse() -> argparse.Namespace:
 def _task(path: Path, data: Path, limit: int | None) -> Task:
     with Store.open(path) as store:
         return Task(path.resolve(), manifest_sha256(store), read_sample(store, data, limit))
-
-
-def _gains(changes: Array, whole: Array) -> Array:
-    """What a profile says that raising a shard from low to high gains: (shards,)"""
-    raw = {bits: shared_losses(one) for bits, one in enumerate(changes)}
-    losses = additive_losses(raw, dict(enumerate(map(float, whole))))
-    return losses[0] - losses[1]
 
 
 def _own_losses(changes: Array) -> Array:

@@ -100,7 +100,7 @@ class _Seen:
         self._trace = trace
         found = [tape.gradient(trace.hidden, [watched, *biases.values()], output_gradients=one) for one in gradients]
         self.hidden_gradients = [one[0] for one in found]
-        self._gradients = [dict(zip(biases, map(np.asarray, one[1:]), strict=True)) for one in found]
+        self._gradients = [dict(zip(biases, one[1:], strict=True)) for one in found]
 
     def changes(self, lowered: LayerTensors, best: LayerTensors) -> Floats:
         """What each slice changes in the weighted outputs: (slices, texts, n)."""
@@ -110,12 +110,15 @@ class _Seen:
         ]
         return np.stack(changes, axis=-1).swapaxes(0, 1)
 
-    def _of_matrix(self, matrix: SliceMatrix, lowered: LayerTensors, best: LayerTensors, gradient: Floats) -> Floats:
+    def _of_matrix(self, matrix: SliceMatrix, lowered: LayerTensors, best: LayerTensors, gradient: Tensor) -> Floats:
         """(texts, slices)"""
-        difference = getattr(lowered, matrix.name) - getattr(best, matrix.name)  # (out, in)
-        inputs = np.asarray(getattr(self._trace, _INPUTS.get(matrix.name, "projected")))  # (texts, seq, in)
-        texts = len(inputs)
-        inputs, gradient = inputs.reshape(-1, inputs.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-        by_rows = matrix.cut is Cut.ROWS
-        products = (inputs @ difference.T) * gradient if by_rows else (gradient @ difference) * inputs
-        return np.asarray(products.reshape(texts, -1, self._slices, products.shape[1] // self._slices).sum((1, 3)))
+        difference = tf.constant(getattr(lowered, matrix.name) - getattr(best, matrix.name))  # (out, in)
+        inputs = getattr(self._trace, _INPUTS.get(matrix.name, "projected"))  # (texts, seq, in)
+        texts, seq = inputs.shape[:2]
+        inputs, gradient = (tf.reshape(values, [texts * seq, -1]) for values in (inputs, gradient))
+        if matrix.cut is Cut.ROWS:
+            products = tf.matmul(inputs, difference, transpose_b=True) * gradient
+        else:
+            products = tf.matmul(gradient, difference) * inputs
+        by_slice = tf.reshape(products, [texts, seq, self._slices, -1])
+        return np.asarray(tf.reduce_sum(by_slice, [1, 3]))
