@@ -1,5 +1,7 @@
 """Chooses what to run for a target: from the profile, this device's costs and what is in memory already."""
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +22,8 @@ from device_agent.promise import Promise
 from shard_store.errors import BudgetError
 
 _CHOICES_KEPT = 256
+_RUNS = 5  # that say how late runs are
+_LEAST_MARGIN, _MARGIN_STEP, _MOST_MARGIN = 1.05, 0.05, 1.5  # of a target, for what no forecast knows
 _ASKS_KEPT = 4  # that are planned anew at once when costs change
 _MOST_RUNS = 16  # with costs that are known to be off, if there never is time to plan anew
 
@@ -45,6 +49,8 @@ class Elastic:
         self._measured = facts.costs
         self._drift = Drift()
         self._asked: list[Ask] = []  # lately, the newest last
+        self._late = deque([1.0] * _RUNS, maxlen=_RUNS)  # measured by predicted time of the last runs
+        self._margin = _LEAST_MARGIN
         self._runs_since_drift = 0
         self._plan_with(facts)
 
@@ -60,8 +66,9 @@ class Elastic:
         return self._facts.costs
 
     def choose(self, ask: Ask) -> Choice:
-        """The best plan for when all that should stay is in memory. Raises BudgetError."""
-        return self._choose(ask)
+        """The best plan for when all that should stay is in memory, with a margin if one can be. Raises BudgetError."""
+        best = self._choose(self._with_margin(ask))
+        return best if best.met else self._choose(ask)
 
     def decide(self, ask: Ask, present: PresentLayers) -> Decision:
         """What to run now. Layers that are to stay but are not there yet are streamed: to load them takes longer.
@@ -72,10 +79,11 @@ class Elastic:
         best = self.choose(ask)
         settled = best.plan
         runs = [(self._forecast(plan, ask), plan, best) for plan in self._as_present(settled, ask, present)]
-        if not runs or (best.met and not _in_time(runs[0][0], ask)):
+        limit = self._with_margin(ask)
+        if not runs or (best.met and not _in_time(runs[0][0], limit)):
             cold = self.choose(replace(ask, residency=False))
             runs += [(self._forecast(plan, ask), plan, cold) for plan in self._as_present(cold.plan, ask, present)]
-        in_time = (run for run in runs if _in_time(run[0], ask))
+        in_time = (run for run in runs if _in_time(run[0], limit))
         expected, plan, choice = next(in_time, None) or min(runs, key=lambda run: run[0].total_ms)
         return Decision(plan, self._promise(expected, plan, choice, ask), settled)
 
@@ -105,7 +113,8 @@ class Elastic:
         """Learn from a pass that was promised; what it shows is used from the next `refresh` on."""
         if loading_agents > 1:  # they wait for each other, in phases that are not theirs
             promised = replace(promised, read_ms=0.0, prepare_ms=0.0)
-        drifted = self._drift.observe(promised, measured)
+        self._late.append((measured.total_ms + self.costs.pass_ms) / promised.total_ms)
+        drifted = self._drift.observe(promised, measured) or self._margin_now() != self._margin
         self._runs_since_drift = self._runs_since_drift + 1 if drifted else 0
         if self._runs_since_drift > _MOST_RUNS:
             self.refresh()
@@ -115,6 +124,14 @@ class Elastic:
         """What was asked last."""
         return self._asked[-1] if self._asked else None
 
+    def _margin_now(self) -> float:
+        """How much longer than predicted a run may take: as the second latest of the last ones did, in steps."""
+        late = min(sorted(self._late)[-2], _MOST_MARGIN)
+        return max(_LEAST_MARGIN, math.ceil(late / _MARGIN_STEP - 1e-9) * _MARGIN_STEP)
+
+    def _with_margin(self, ask: Ask) -> Ask:
+        return ask if ask.target_ms is None else replace(ask, target_ms=ask.target_ms / self._margin)
+
     def refresh(self) -> bool:
         """Correct the costs if runs have shown them to be off, and plan anew for what was asked lately.
 
@@ -122,7 +139,7 @@ class Elastic:
         """
         if not self._runs_since_drift:
             return False
-        self._runs_since_drift = 0
+        self._runs_since_drift, self._margin = 0, self._margin_now()
         self._plan_with(replace(self._facts, costs=self._drift.correct(self._measured)))
         for ask in self._asked:
             with suppress(BudgetError):  # of an ask from before the budget shrank

@@ -32,7 +32,7 @@ from tests.big_store import write_big_store
 from tests.files import random_file, stored_file
 from tests.phone import Phone, packages, why_not
 
-STALL_S = 0.5
+STALL_S = 1.0
 _SWITCH_S = 0.5  # verifying the last files and switching takes about so long
 STRANGE = ("two words", "it's", 'a "quote"', "$HOME `id`", "-rf", "größe 模型 🙂", "*?[x]", "a;b|c&d", ".hidden", "%s")
 MB = 1e6

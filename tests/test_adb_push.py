@@ -1,14 +1,14 @@
 """Pushes to a real adbd, over a network of MTU 1500, and whatever can come in between."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from host.adb.connection import AdbConnection, Via, connect
+from host.adb.connection import Via, connect
 from host.adb.files import AdbFiles
 from host.adb.line import AdbLine
-from host.device_spec import DeviceSpec
 from host.push import push
 from shard_store.errors import DeviceError
 from shard_store.reader import Store
@@ -16,7 +16,7 @@ from tests.big_store import write_big_store
 from tests.cli_runs import Sti
 from tests.phone import Phone
 
-STALL_S = 0.5
+STALL_S = 1.5
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +31,21 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STI_HOME", str(tmp_path / "home"))
 
 
-def impatient(spec: DeviceSpec, via: Via) -> AdbConnection:
-    return connect(spec, via, STALL_S)
-
-
 @pytest.fixture
 def device(phone: Phone) -> Iterator[AdbFiles]:
-    line = AdbLine(phone.spec, Via.DIRECT, impatient)
+    line = AdbLine(phone.spec)
     yield AdbFiles(line)
     line.close()
+
+
+@contextmanager
+def impatient(phone: Phone) -> Iterator[AdbFiles]:
+    """The same, for a push whose cable is pulled."""
+    line = AdbLine(phone.spec, Via.DIRECT, lambda spec, via: connect(spec, via, STALL_S))
+    try:
+        yield AdbFiles(line)
+    finally:
+        line.close()
 
 
 def quiet(stage: str, done: int, total: int) -> None:
@@ -111,8 +117,8 @@ def test_whenever_the_connection_breaks_the_store_is_whole_and_the_next_push_goe
     strike, repair = (phone.kill, phone.restart) if point % 2 else (phone.network.unplug, phone.network.plug)
     interruption = Interruption(total * point // 10, strike)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            push(versions[1], device, interruption, sleep=give_up)
+        with pytest.raises(KeyboardInterrupt), impatient(phone) as hurried:
+            push(versions[1], hurried, interruption, sleep=give_up)
     finally:
         repair()
     old, new = ((version / "manifest.json").read_bytes() for version in versions)

@@ -49,9 +49,10 @@ def test_what_the_kernel_does_not_take_is_not_in_force(tmp_path: Path) -> None:
     with limited(Limits(84_000_000, 40), "254:0", tmp_path) as group:
         group.add(os.getpid())
         assert (group.folders, group.in_force) == ((), Limits())
-    root = hierarchy(tmp_path / "other", "blkio")
+    root = hierarchy(tmp_path / "other", "blkio", "cpu")
     with limited(Limits(84_000_000), None, root) as group:
         assert group.in_force == Limits()
+    assert [(path / "cpu.shares").read_text() for path in group.folders] == ["262144"]
 
 
 @pytest.mark.parametrize(

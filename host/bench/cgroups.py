@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 PERIOD_US = 5_000  # short, so that a throttled layer is late by milliseconds and not by tenths of a second
 _LEAST_QUOTA_US = 1_000  # the kernel takes no less
+_MOST_SHARES, _MOST_WEIGHT = "262144", "10000"
 _REMOVE_SECONDS = 2.0
 
 
@@ -49,6 +50,7 @@ def limited(limits: Limits, disk: str | None, root: Path = ROOT) -> Iterator[Gro
         read, cpu = limits.read_bytes_per_s, limits.cpu_percent
         if read is not None and not (disk and maker.limit_reads(disk, read)):
             read = None
+        maker.prefer()
         if cpu is not None and not maker.limit_processor(cpu):
             cpu = None
         yield Group(tuple(dict.fromkeys(maker.folders)), Limits(read, cpu))
@@ -86,6 +88,11 @@ class _Maker:
         """Whether the kernel took it."""
         version1 = {"blkio.throttle.read_bps_device": f"{disk} {bytes_per_s}"}
         return self._version1("blkio", version1) or self._version2("io", {"io.max": f"{disk} rbps={bytes_per_s}"})
+
+    def prefer(self) -> None:
+        """Let the group have the processor before others, where that can be: they should not be what is measured."""
+        if not self._version1("cpu", {"cpu.shares": _MOST_SHARES}):
+            self._version2("cpu", {"cpu.weight": _MOST_WEIGHT})
 
     def limit_processor(self, percent: float) -> bool:
         """Whether the kernel took it."""
