@@ -73,27 +73,26 @@ class CausalModel:
             raise RequestError(f"{capacity} tokens of prompt and answer, the model has room for {self.max_tokens}")
         nbytes = cache_bytes(self._geometry, len(plan.layers), plan.slices, capacity)
         self._admit(plan, capacity, nbytes)
-        self._hold(nbytes)
+        self._cached_bytes += nbytes
         try:
-            self._arrange(plan)
-            return KeyValueCache(self._geometry, len(plan.layers), plan.slices, capacity)
+            self._arrange(plan)  # first what is in the way goes
+            self._parts.pipeline.make_room(self._job(plan, self._shortest))
         except BaseException:
-            self._hold(-nbytes)
+            self._cached_bytes -= nbytes
             raise
+        self._parts.ledger.add(nbytes)
+        return KeyValueCache(self._geometry, len(plan.layers), plan.slices, capacity)
 
     def close_cache(self, cache: KeyValueCache) -> None:
         """Forget a text."""
-        self._hold(-cache.nbytes)
+        self._cached_bytes -= cache.nbytes
+        self._parts.ledger.add(-cache.nbytes)
         if not self._cached_bytes:
             self.rest()
 
     def rest(self) -> None:
         """Free layers that were loaded ahead of a step that is not to come."""
         self._parts.pipeline.rest()
-
-    def _hold(self, nbytes: int) -> None:
-        self._cached_bytes += nbytes
-        self._parts.ledger.add(nbytes)
 
     def _admit(self, plan: Plan, capacity: int, nbytes: int) -> None:
         footprint = self._footprint(plan, self._shortest, extra_bytes=nbytes - self._head.kept_bytes)

@@ -153,6 +153,30 @@ def test_a_cache_beyond_the_budget_is_refused_with_the_numbers(models: Models) -
         assert engine.ledger.held_bytes <= needed
 
 
+def test_no_budget_is_overrun_by_texts_that_come_and_go(models: Models) -> None:
+    _, store = models("gpt2")
+
+    def peak(budget_bytes: int | None) -> int:
+        with Engine(store, EngineOptions(budget_bytes=budget_bytes, loading_agents=2)) as engine:
+            plan, model = engine.uniform_plan(8), engine.generator.model
+            for length in (5, 12):
+                engine.generate("w3 " * length, GenerateOptions(3), plan)
+                caches = [model.open_cache(plan, 20) for _ in range(3)]
+                model.advance(plan, [Segment(text_of(length), cache) for cache in caches], never)
+                for cache in caches:
+                    model.close_cache(cache)
+            return engine.ledger.peak_bytes
+
+    roomy, ran = peak(None), 0
+    for budget_bytes in range(roomy // 3, roomy + roomy // 10, roomy // 12):
+        try:
+            assert peak(budget_bytes) <= budget_bytes
+            ran += 1
+        except BudgetError:
+            assert not ran, "what fits a budget fits a larger one"
+    assert ran > 2
+
+
 def test_what_is_held_returns_to_what_was(models: Models) -> None:
     _, store = models("gpt2")
     with Engine(store) as engine:

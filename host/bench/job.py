@@ -14,7 +14,7 @@ from host.bench.emulated import EmulatedPhone, Session
 from host.bench.facts import bench_facts, default_memory_bytes, most_bytes
 from host.bench.methods import STI, Method, methods_for
 from host.bench.options import BenchOptions
-from host.bench.probe import Probe
+from host.bench.probe import PAUSE_S, Probe
 from host.bench.records import AccuracyRecord, CellRecord, Records, WarmRecord, answers_key, plan_key
 from host.bench.settings import Setting, default_targets
 from host.bench.subject import Subject
@@ -64,7 +64,7 @@ class Job:
         found = [self.records.known(name, CellRecord) for name in names]
         if None in found:
             with self.phone.cold(setting, self.costs_path(setting), self._agent_bytes(facts)) as fresh:
-                session = self._probe(fresh).primed()
+                session = self._probe(fresh, setting.cpu_percent).primed()
                 for index, (target, method) in enumerate(cells):
                     self.progress(f"{setting.name} {target:g} ms {method.name}", index, len(cells))
                     if found[index] is None:
@@ -73,7 +73,7 @@ class Job:
         return [record for record in found if record]
 
     def _cell(self, session: Session, setting: Setting, facts: Facts, target_ms: float, method: Method) -> CellRecord:
-        probe = self._probe(session)
+        probe = self._probe(session, setting.cpu_percent)
         if method == STI:
             timed = probe.elastic(target_ms, self.memory_bytes(facts))
         else:
@@ -83,9 +83,10 @@ class Job:
             predicted_loss=timed.predicted_loss, reason=timed.reason, plans=timed.plans, samples=timed.samples,
         )  # fmt: skip
 
-    def _probe(self, session: Session) -> Probe:
+    def _probe(self, session: Session, cpu_percent: float) -> Probe:
         subject = self.subject
-        return Probe(session, subject.timed, subject.classifies, self.options.repeats)
+        pause_s = PAUSE_S * 100 / min(100.0, cpu_percent)
+        return Probe(session, subject.timed, subject.classifies, pause_s, self.options.repeats)
 
     def _agent_bytes(self, facts: Facts) -> int:
         return int(most_bytes(facts, self.subject.sequence) * _ROOM) + _ROOM_BYTES
@@ -103,7 +104,7 @@ class Job:
                 continue
             some = facts[keys[missing[0]][0].setting]
             with self.phone.warm(cpu_percent, self._agent_bytes(some)) as session:
-                probe = self._probe(session)
+                probe = self._probe(session, cpu_percent)
                 for index, key in enumerate(missing):
                     self.progress(f"warm, processor at {cpu_percent:g} %", index, len(missing))
                     peak = int(predicted_peak_bytes(some, keys[key][1], self.subject.sequence) * _WARM_ROOM)

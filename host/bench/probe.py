@@ -14,7 +14,7 @@ from host.client import Run, RunOptions, Text
 
 WARM_UP = 2  # requests before the first that counts: checksums, learning to pack, layers that are to stay
 ELASTIC_WARM_UP = 5  # with targets: then costs have been corrected by what runs show
-PAUSE_S = 0.2  # between requests with targets: the agent plans anew, and loads what is to stay
+PAUSE_S = 0.2  # between requests with targets, at full speed: the agent plans anew, and loads what is to stay
 LEAST_SAMPLES = 5
 MIB = 1 << 20
 _ROUNDING_BYTES = 64
@@ -38,6 +38,7 @@ class Probe:
     session: Session
     texts: Sequence[Text]
     classifies: bool
+    pause_s: float  # between requests with targets
     repeats: int
 
     def primed(self) -> Session:
@@ -53,8 +54,8 @@ class Probe:
     def elastic(self, target_ms: float, memory_bytes: int) -> Timed:
         """Requests with a target, which the agent plans for."""
         options = RunOptions(target_ms=target_ms, memory_mb=memory_bytes / MIB, show_plan=True, truncate=True)
-        self._warm_up(options, ELASTIC_WARM_UP, PAUSE_S + 2 * target_ms / 1e3)
-        runs = self._runs(options, PAUSE_S)
+        self._warm_up(options, ELASTIC_WARM_UP, self.pause_s + 2 * target_ms / 1e3)
+        runs = self._runs(options, self.pause_s)
         last = runs[-1]
         plans: list[Plan] = []
         samples = []
