@@ -3,7 +3,8 @@
 FROM docker.io/library/debian:bookworm-slim
 
 # adbd comes from the backports. Its package would start a service; here it is started once, below.
-RUN echo 'deb http://deb.debian.org/debian bookworm-backports main' > /etc/apt/sources.list.d/backports.list \
+RUN mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' | awk '$2 == "bookworm" { print $1; exit }') \
+    && echo "deb $mirror bookworm-backports main" > /etc/apt/sources.list.d/backports.list \
     && printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d \
     && apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3 python3-venv tini \
