@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from host.profile.estimate import estimated_changes
 from host.profile.jobs import Task, manifest_sha256, shard_key, start_process
-from host.profile.losses import additive_losses, shared_losses
+from host.profile.losses import additive_losses, own_losses
 from host.profile.measure import Bench
 from host.profile.sample import read_sample
 from shard_store.geometry import ShardKey
@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 Order = npt.NDArray[np.intp]  # (shards,) the most important first
 RANDOM_SEEDS = 3
 ORDERS = (
-    "exact", "estimate", "bottom-first", "random", "dev-accuracy", "lowered-alone", "raised-alone", "exact-and-raised",
+    "exact", "estimate", "bottom-first", "random", "dev-accuracy", "shared", "raised-alone", "exact-and-raised",
 )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ class Study:
         made: dict[str, Callable[[], list[Order]]] = {
             "exact": lambda: [_first(self._gains("lowered"))],
             "estimate": lambda: [_first(self._gains("estimated"))],
-            "lowered-alone": lambda: [_first(-np.diff(_own_losses(self._measured("lowered")), axis=0)[0])],
+            "shared": lambda: [_first(self._gains("lowered", shared_losses))],
             "raised-alone": lambda: [_first(-self._measured("raised"))],
             "exact-and-raised": lambda: [_first(self._gains("lowered") + self._raised_gains())],
             "bottom-first": lambda: [np.arange(shards)],
@@ -104,9 +104,9 @@ class Study:
         }
         return self._kept.get(name, makers[name])
 
-    def _gains(self, name: str) -> Array:
+    def _gains(self, name: str, losses_of: Callable[[Array], Array] = own_losses) -> Array:
         """What a profile says that raising a shard from low to high gains: (shards,)"""
-        raw = {row: shared_losses(one) for row, one in enumerate(self._measured(name))}
+        raw = {row: losses_of(one) for row, one in enumerate(self._measured(name))}
         losses = additive_losses(raw, dict(enumerate(map(float, self._measured("uniform")))))
         return losses[0] - losses[1]
 
@@ -205,8 +205,10 @@ def _task(path: Path, data: Path, limit: int | None) -> Task:
         return Task(path.resolve(), manifest_sha256(store), read_sample(store, data, limit))
 
 
-def _own_losses(changes: Array) -> Array:
-    return np.asarray((changes.astype(np.float64) ** 2).sum(-1).mean(-1) / 2)
+def shared_losses(changes: Array) -> Array:
+    """Each shard's Shapley value in the second-order game in which all are lowered together: (shards,)"""
+    flat = changes.reshape(len(changes), -1).astype(np.float64)  # (shards, texts * n)
+    return np.asarray(0.5 * flat @ flat.sum(0) / changes.shape[1])
 
 
 def _first(gains: Array) -> Order:

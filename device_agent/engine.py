@@ -1,11 +1,10 @@
 """One model, ready to answer: tokenise, embed, run the pipeline, apply the head, report what ran."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from threading import Lock
@@ -23,8 +22,8 @@ from device_agent.costing.measure import Progress, measure_costs
 from device_agent.costing.trials import EngineTrials
 from device_agent.costs import DeviceCosts
 from device_agent.elastic import Elastic
-from device_agent.exact_plan import layer_times, plan_exact
 from device_agent.executor import Activations
+from device_agent.fitting import Fitting
 from device_agent.generator import Generated, Generator
 from device_agent.goal import NO_GOAL, Goal
 from device_agent.head import apply_head
@@ -32,27 +31,25 @@ from device_agent.image import open_encoder
 from device_agent.inplace import ExecutorChoice, choose_executor
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
-from device_agent.memory import MIB, RUNNING_BYTES, Footprint, Ledger, fit_residency, layer_footprint
+from device_agent.memory import MIB, RUNNING_BYTES, Footprint, Ledger
 from device_agent.phases import PhaseTimes, Stopwatch
 from device_agent.pipeline import Pass, Pipeline
-from device_agent.plan import Plan, Residency, default_bitwidth, uniform_plan
+from device_agent.plan import Plan, default_bitwidth, uniform_plan
 from device_agent.planning.ask import Ask
-from device_agent.process_memory import default_budget_bytes, process_memory, restart_peak
-from device_agent.promise import outcome_of
+from device_agent.process_memory import default_budget_bytes, restart_peak
 from device_agent.prompt import PromptEncoder
-from device_agent.report import Answer, RunReport
+from device_agent.report import Answer
+from device_agent.run_report import report_of
 from device_agent.runs import PlannedRuns, Run, Runs, TargetRuns
-from device_agent.store_facts import check_profile, planned_bitwidths, store_facts, text_bytes
+from device_agent.store_facts import check_profile, planned_bitwidths, store_facts
 from device_agent.text import Encoder, Text, Tokens
 from shard_store.errors import BudgetError, RequestError
 from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store
-from shard_store.template import TemplateKind
 
 logger = logging.getLogger(__name__)
 _OVERHEAD_REPEATS = 5
 MAX_TEXTS = 2048
-_PLANS_KEPT = 64  # plans whose footprint and residency are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +100,8 @@ class Engine:
         self._pipeline = Pipeline(self._source, self.ledger)
         self._fixed_bytes = RUNNING_BYTES + sum(tensor.nbytes for tensor in self._tensors.values())
         self.ledger.add(self._fixed_bytes)
-        self._footprint_of = lru_cache(_PLANS_KEPT)(self._footprint)
-        self._fitted = lru_cache(_PLANS_KEPT)(self._fit_to_budget)
+        costs = (lambda: self.costs) if self.options.plan_agents else None
+        self._fitting = Fitting(self._source, self._fixed_bytes, self.options.threads, costs)
         self._learned = False  # from runs, since plans were last made anew
         self._bitwidths = planned_bitwidths(self.manifest)
         self._wanted: Pass | None = None  # what is to be in memory when there is time
@@ -124,7 +121,7 @@ class Engine:
     def check(self, plan: Plan) -> None:
         """Raise PlanError for a plan that the store cannot run, BudgetError if its longest sequence does not fit."""
         plan.check(self.manifest)
-        self._fit(plan, max(self.manifest.description.sequences), 1, self.budget_bytes)
+        self._fitting.fit(plan, max(self.manifest.description.sequences), 1, self.budget_bytes)
 
     def set_budget(self, budget_bytes: int) -> None:
         """Change the memory budget; what no longer fits is freed at once. Raises BudgetError, and all stays as it was.
@@ -142,7 +139,7 @@ class Engine:
     def _check_budget(self, budget_bytes: int) -> None:
         sequence = max(self.manifest.description.sequences)
         if self.manifest.profile is None:
-            self._fit(self.uniform_plan(), sequence, 1, budget_bytes)
+            self._fitting.fit(self.uniform_plan(), sequence, 1, budget_bytes)
         else:
             self.elastic.choose(Ask(sequence, budget_bytes, residency=False, bitwidths=self._bitwidths))
 
@@ -162,7 +159,8 @@ class Engine:
         """For measuring this device."""
         return EngineTrials(
             self._source, self._pipeline, self._runtime, threads=self.options.threads,
-            fit=lambda plan, sequence: self._fit(plan, sequence, 1, self.budget_bytes), overhead_ms=self._overhead_ms,
+            fit=lambda plan, sequence: self._fitting.fit(plan, sequence, 1, self.budget_bytes),
+            overhead_ms=self._overhead_ms,
         )  # fmt: skip
 
     def calibrate(self, progress: Progress) -> DeviceCosts:
@@ -218,7 +216,18 @@ class Engine:
                 self._learn(chosen, passed)
                 times += passed
                 runs.append(chosen)
-            return Answer(tuple(outputs), tuple(tokens), self._report(runs, tokens, times, watch))
+            return Answer(
+                tuple(outputs),
+                tuple(tokens),
+                report_of(
+                    runs,
+                    tokens,
+                    times,
+                    watch,
+                    model_peak_bytes=self.ledger.peak_bytes,
+                    executor=self._source.executor.name,
+                ),
+            )
 
     def classify_images(
         self, images: Sequence[bytes], plan: Plan | None = None, *,
@@ -280,26 +289,6 @@ class Engine:
                     activations.close()
         return times
 
-    def _fit(self, plan: Plan, sequence: int, texts: int, budget_bytes: int) -> Pass:
-        """A plan as a pass within the budget. Raises BudgetError."""
-        in_place = self._source.executor.in_place(plan.slices, sequence)
-        return self._fitted(plan, sequence, texts, budget_bytes, in_place)
-
-    def _fit_to_budget(self, plan: Plan, sequence: int, texts: int, budget_bytes: int, in_place: bool) -> Pass:
-        footprint = self._footprint_of(plan, sequence, texts, in_place)
-        if self.options.plan_agents and plan.is_open:
-            plan = self._with_agents(plan, footprint, sequence, texts, budget_bytes)
-        return Pass(fit_residency(plan, footprint, budget_bytes), sequence, footprint, budget_bytes)
-
-    def _with_agents(self, plan: Plan, footprint: Footprint, sequence: int, texts: int, budget_bytes: int) -> Plan:
-        """Agents, layers in flight and what to keep, as this device's costs make it quickest."""
-        fit_residency(plan, footprint, budget_bytes)  # what cannot fit has not been measured either
-        reads = (len(self._source.reads(layer)) for layer in plan.layers)
-        sizes = list(zip(footprint.stored_bytes, reads, strict=True))
-        times = layer_times(plan, self.costs, sizes, sequence, texts)
-        lanes = max(1, (os.cpu_count() or 1) - self.options.threads)
-        return plan_exact(plan, footprint, budget_bytes, times, lanes=lanes).plan
-
     def _chooser(self, plan: Plan | None, goal: Goal, watch: Stopwatch, texts: int) -> Runs:
         budget_bytes = self._budget_of(goal)
         if plan is None and (goal.target_ms is not None or not self._whole_fits(budget_bytes)):
@@ -310,18 +299,18 @@ class Engine:
                 watch,
                 texts,
                 budget_bytes,
-                self._fit,
+                self._fitting.fit,
                 self._bitwidths,
                 agents,
             )
         plan = plan or self.uniform_plan()
         plan.check(self.manifest)
-        return PlannedRuns(plan, budget_bytes, self._fit)
+        return PlannedRuns(plan, budget_bytes, self._fitting.fit)
 
     def _whole_fits(self, budget_bytes: int) -> bool:
         """Whether the whole model can run; without a profile there is nothing else, and the run will say so."""
         try:
-            self._fit(self.uniform_plan(), max(self.manifest.description.sequences), 1, budget_bytes)
+            self._fitting.fit(self.uniform_plan(), max(self.manifest.description.sequences), 1, budget_bytes)
         except BudgetError:
             return self.manifest.profile is None
         return True
@@ -359,50 +348,12 @@ class Engine:
         ask = self.elastic.latest
         with suppress(BudgetError):
             if ask:
-                return self._fit(self.elastic.choose(ask).plan, ask.sequence, ask.texts, ask.budget_bytes)
+                return self._fitting.fit(self.elastic.choose(ask).plan, ask.sequence, ask.texts, ask.budget_bytes)
         return None
 
     def footprint(self, plan: Plan, sequence: int, texts: int) -> Footprint:
         """What a pass of `texts` texts would cost in memory, as far as is known now."""
-        return self._footprint_of(plan, sequence, texts, self._source.executor.in_place(plan.slices, sequence))
-
-    def _footprint(self, plan: Plan, sequence: int, texts: int, in_place: bool) -> Footprint:
-        geometry = self.manifest.geometry
-        layers = tuple(
-            layer_footprint(
-                self._source.template(layer, sequence), geometry, in_place=in_place and layer.kind is TemplateKind.INT8
-            )
-            for layer in plan.layers
-        )
-        return Footprint(
-            fixed_bytes=self._fixed_bytes,
-            activation_bytes=texts * text_bytes(geometry, sequence),
-            agent_bytes=max(self._source.agent_bytes[layer.kind, plan.slices] for layer in plan.layers),
-            layers=layers,
-            stored_bytes=tuple(self._reader.buffer_bytes(layer.shards()) for layer in plan.layers),
-        )
-
-    def _report(self, runs: Sequence[Run], tokens: Sequence[Tokens], times: PhaseTimes, watch: Stopwatch) -> RunReport:
-        plan, promises = runs[-1].job.plan, [run.promise for run in runs if run.promise]
-        return RunReport(
-            layers=len(plan.layers),
-            slices=plan.slices,
-            bits=plan.bitwidths,
-            resident_layers=min(
-                sum(layer.residency == Residency.RESIDENT for layer in run.job.plan.layers) for run in runs
-            ),
-            tokens=sum(map(len, tokens)),
-            sequences=tuple(sorted({run.job.sequence for run in runs})),
-            passes=len(runs),
-            times=times,
-            answer_ms=watch.elapsed_ms,
-            budget_bytes=runs[-1].job.budget_bytes,
-            model_peak_bytes=self.ledger.peak_bytes,
-            process_peak_bytes=process_memory().peak_resident_bytes,
-            executor=self._source.executor.name,
-            plans=tuple(run.job.plan for run in runs),
-            outcome=outcome_of(watch.target_ms, promises, watch.elapsed_ms) if watch.limited else None,
-        )
+        return self._fitting.footprint(plan, sequence, texts)
 
     def close(self) -> None:
         """Free everything that the model holds, and close the store."""

@@ -3,7 +3,7 @@
 import math
 
 from device_agent.costs import DeviceCosts
-from device_agent.loading import READ_BYTES, agent_bytes
+from device_agent.loading import PAGE_BYTES, READ_BYTES, agent_bytes
 from device_agent.memory import RUNNING_BYTES, LayerFootprint, layer_footprint
 from device_agent.planning.facts import Facts
 from shard_store.errors import PlanError
@@ -46,9 +46,13 @@ def check_profile(manifest: Manifest) -> Profile:
 
 
 def shard_bytes(manifest: Manifest) -> dict[int, tuple[tuple[int, ...], ...]]:
-    """By bitwidth: [layer][slice], with the padding that is read along."""
+    """By bitwidth: [layer][slice], with the padding that is read along; a layer's first with its pages' ends."""
+    ends = (2 * PAGE_BYTES, *[0] * (manifest.geometry.slices - 1))
     return {
-        bitwidth: tuple(tuple(align(span.nbytes, SHARD_ALIGNMENT) for span in layer) for layer in layers)
+        bitwidth: tuple(
+            tuple(align(span.nbytes, SHARD_ALIGNMENT) + end for span, end in zip(layer, ends, strict=True))
+            for layer in layers
+        )
         for bitwidth, layers in manifest.shards.items()
     }
 

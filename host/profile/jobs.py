@@ -20,8 +20,6 @@ from shard_store.reader import Store
 if TYPE_CHECKING:
     from host.profile.measure import Bench
 
-Floats = npt.NDArray[np.float32]
-
 
 class Kind(str, Enum):
     """What a job measures."""
@@ -46,11 +44,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """losses and metrics: by depth, by bitwidth below the best, or one; changes: (bitwidths, texts, n), see Quality."""
+    """By depth, by bitwidth below the best, or one."""
 
     losses: npt.NDArray[np.float64]
     metrics: npt.NDArray[np.float64]
-    changes: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,15 +8,9 @@ import numpy.typing as npt
 Doubles = npt.NDArray[np.float64]
 
 
-def shared_losses(changes: npt.NDArray[np.floating]) -> Doubles:
-    """Each shard's part of the loss when all are lowered together: (shards,) from changes (shards, texts, n).
-
-    The loss of a set of shards is about half the squared length of the sum of their changes. The Shapley value of a
-    shard in that game is its own square and its products with all others, which counts what it breaks, or repairs,
-    together with them.
-    """
-    flat = changes.reshape(len(changes), -1).astype(np.float64)  # (shards, texts * n)
-    return np.asarray(0.5 * flat @ flat.sum(0) / changes.shape[1])
+def own_losses(changes: npt.NDArray[np.floating]) -> Doubles:
+    """Each shard's loss when it alone is lowered, to second order: (shards,) from changes (shards, texts, n)."""
+    return np.asarray(0.5 * (changes.astype(np.float64) ** 2).sum(-1).mean(-1))
 
 
 def additive_losses(raw: Mapping[int, Doubles], uniform: Mapping[int, float]) -> dict[int, Doubles]:

@@ -42,9 +42,7 @@ class Bench:
             return self._judge(self.runner.submodels(job.index, self.best))
         if job.kind is Kind.UNIFORM:
             return self._judge([self.runner.uniform(job.index)])
-        outputs = [self.runner.changed(self.best, self._key(job, bitwidth)) for bitwidth in self.lower]
-        outcome = self._judge(outputs)
-        return Outcome(outcome.losses, outcome.metrics, np.stack([self.quality.changes(one) for one in outputs]))
+        return self._judge([self.runner.changed(self.best, self._key(job, bitwidth)) for bitwidth in self.lower])
 
     def _key(self, job: Job, bitwidth: int) -> ShardKey:
         return shard_key(self.runner.geometry, job.index, bitwidth)
@@ -52,4 +50,4 @@ class Bench:
     def _judge(self, runs: list[Outputs]) -> Outcome:
         losses = np.array([self.quality.loss(outputs) for outputs in runs])
         metrics = np.array([self.quality.metric(outputs) for outputs in runs])
-        return Outcome(losses, metrics, np.empty((0, 0, 0), np.float32))
+        return Outcome(losses, metrics)

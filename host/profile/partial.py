@@ -11,7 +11,7 @@ import numpy as np
 from host.profile.jobs import Job, Outcome, Task
 
 _SAVE_SECONDS = 5.0
-_PARTS = ("losses", "metrics", "changes")
+_PARTS = ("losses", "metrics")
 
 
 class PartialResults:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from host.profile.jobs import Job, Kind, Outcome, Task, manifest_sha256, shard_jobs, submodel_jobs
-from host.profile.losses import Doubles, additive_losses, shared_losses
+from host.profile.losses import Doubles, additive_losses, own_losses
 from host.profile.partial import PartialResults
 from host.profile.quality import metric_name
 from host.profile.sample import read_sample
@@ -25,7 +24,7 @@ from shard_store.reader import Store
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
 Measured = dict[Job, Outcome]
-Changes = dict[int, npt.NDArray[np.float32]]  # by bitwidth below the best: (shards, texts, n)
+ShardLosses = dict[int, Doubles]  # by bitwidth below the best: (shards,)
 DEFAULT_TEXTS = 512
 
 
@@ -61,8 +60,8 @@ def profile_store(
         kept.load()
     measure = _Measurement(task, workers or options.workers(), kept, progress)
     measured = measure(_jobs(manifest, options.method))
-    changes = _measured_changes if options.method is ProfileMethod.EXACT else _estimated_changes
-    found = _profile(task, manifest, options.method, measured, changes(task, measured, manifest))
+    alone = _measured_losses if options.method is ProfileMethod.EXACT else _estimated_losses
+    found = _profile(task, manifest, options.method, measured, alone(task, measured, manifest))
     write_profile(path, found)
     kept.remove()
     return found
@@ -102,31 +101,26 @@ def _jobs(manifest: Manifest, method: ProfileMethod) -> list[Job]:
     return jobs + shard_jobs(manifest.geometry) if lower and method is ProfileMethod.EXACT else jobs
 
 
-def _measured_changes(_task: Task, measured: Measured, manifest: Manifest) -> Changes:
+def _measured_losses(_task: Task, measured: Measured, manifest: Manifest) -> ShardLosses:
     *lower, _ = manifest.bitwidths
     shards = range(manifest.geometry.layers * manifest.geometry.slices)
-    changes = [measured[Job(Kind.LOWERED, shard)].changes for shard in shards if lower]  # (bitwidths, texts, n) each
-    return {bitwidth: np.stack([one[row] for one in changes]) for row, bitwidth in enumerate(lower)}
+    losses = [measured[Job(Kind.LOWERED, shard)].losses for shard in shards if lower]  # (bitwidths,) each
+    return {bitwidth: np.array([one[row] for one in losses]) for row, bitwidth in enumerate(lower)}
 
 
-def _estimated_changes(task: Task, _measured: Measured, _manifest: Manifest) -> Changes:
+def _estimated_losses(task: Task, _measured: Measured, _manifest: Manifest) -> ShardLosses:
     from host.profile.estimate import estimated_changes  # noqa: PLC0415 - it imports TensorFlow, which takes seconds
     from host.profile.measure import Bench  # noqa: PLC0415 - and so does this
 
     with closing(Bench.open(task)) as bench:
-        return estimated_changes(bench)
+        return {bitwidth: own_losses(changes) for bitwidth, changes in estimated_changes(bench).items()}
 
 
-def _shard_loss(measured: Measured, changes: Changes) -> dict[int, Doubles]:
-    """Losses (shards,) of every bitwidth below the best."""
-    uniform = {bitwidth: float(measured[Job(Kind.UNIFORM, bitwidth)].losses[0]) for bitwidth in changes}
-    return additive_losses({bitwidth: shared_losses(one) for bitwidth, one in changes.items()}, uniform)
-
-
-def _profile(task: Task, manifest: Manifest, method: ProfileMethod, measured: Measured, changes: Changes) -> Profile:
+def _profile(task: Task, manifest: Manifest, method: ProfileMethod, measured: Measured, alone: ShardLosses) -> Profile:
     geometry = manifest.geometry
     by_slices = [measured[Job(Kind.SUBMODELS, slices)] for slices in range(1, geometry.slices + 1)]
-    shard_loss = _shard_loss(measured, changes) if changes else {}
+    uniform = {bitwidth: float(measured[Job(Kind.UNIFORM, bitwidth)].losses[0]) for bitwidth in alone}
+    shard_loss = additive_losses(alone, uniform) if alone else {}
     nothing = np.zeros(geometry.layers * geometry.slices)
     head = manifest.description.head
     return Profile(
