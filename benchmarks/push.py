@@ -27,7 +27,7 @@ from host.device import Transfer
 from host.landing import land, missing
 from shard_store.manifest import StoredFile
 from tests.files import random_file, stored_file
-from tests.phone import Phone, packages, why_not
+from tests.phone import Phone, booted_phone, why_not
 
 MB = 1e6
 _SHARES = (0.5, 0.25, 0.15, 0.09, 0.01)  # of the megabytes, as the files of a store differ
@@ -59,7 +59,7 @@ def main() -> int:
     if reason := why_not():
         print(f"no phone: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="sti-push-") as folder, _phone() as phone:
+    with tempfile.TemporaryDirectory(prefix="sti-push-") as folder, booted_phone() as phone:
         os.environ["STI_HOME"] = f"{folder}/home"
         rates = measure(phone, Path(folder) / "files", options.megabytes, options.rounds)
     print(json.dumps(asdict(rates), indent=2) if options.as_json else _line(rates))
@@ -109,16 +109,6 @@ def _transfer(device: AdbFiles, source: Path, files: dict[str, StoredFile]) -> N
 
 def _land(device: AdbFiles, source: Path, files: dict[str, StoredFile]) -> None:
     land(device, "bench", source, missing(device, "bench", source, files), lambda _: None)
-
-
-@contextmanager
-def _phone() -> Iterator[Phone]:
-    phone = Phone(packages())
-    try:
-        phone.boot()
-        yield phone
-    finally:
-        phone.shut_down()
 
 
 @contextmanager

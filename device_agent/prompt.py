@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from device_agent.executor import Activations
-from device_agent.text import Input, Tokens
-from shard_store.errors import FormatError, RequestError
+from device_agent.text import Input, Tokens, open_tokenizer
+from shard_store.errors import RequestError
 from shard_store.layer_spec import Positions
 from shard_store.reader import Store
 
@@ -19,12 +18,7 @@ class PromptEncoder:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._description = store.manifest.description
-        try:
-            self._tokenizer = Tokenizer.from_buffer(store.tokenizer_bytes())
-        except ValueError as error:
-            raise FormatError(f"{store.path}: tokenizer.json cannot be used: {error}") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = open_tokenizer(store)
 
     def encode(self, prompt: str, *, special: bool = True) -> npt.NDArray[np.int64]:
         """Token ids (tokens,); special: whether the tokenizer may add its own. Raises RequestError for none."""

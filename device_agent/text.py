@@ -57,6 +57,17 @@ class Encoder(Protocol):
         ...
 
 
+def open_tokenizer(store: Store) -> Tokenizer:
+    """A store's tokenizer, without padding and truncation. Raises FormatError if it cannot be used."""
+    try:
+        tokenizer = Tokenizer.from_buffer(store.tokenizer_bytes())
+    except ValueError as error:
+        raise FormatError(f"{store.path}: tokenizer.json cannot be used: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
 class TextEncoder:
     """Tokenises, and embeds into a batch's activations."""
 
@@ -65,12 +76,7 @@ class TextEncoder:
         self._tensors = tensors
         self._manifest = store.manifest
         self._description = store.manifest.description
-        try:
-            self._tokenizer = Tokenizer.from_buffer(store.tokenizer_bytes())
-        except ValueError as error:
-            raise FormatError(f"{store.path}: tokenizer.json cannot be used: {error}") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = open_tokenizer(store)
 
     @property
     def max_tokens(self) -> int:

@@ -30,7 +30,7 @@ from shard_store.manifest import StoredFile
 from shard_store.reader import Store
 from tests.big_store import write_big_store
 from tests.files import random_file, stored_file
-from tests.phone import Phone, packages, why_not
+from tests.phone import Phone, booted_phone, why_not
 
 STALL_S = 1.0
 _SWITCH_S = 0.5  # verifying the last files and switching takes about so long
@@ -66,7 +66,7 @@ def main() -> int:
     if reason := why_not():
         print(f"no phone: {reason}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="sti-long-") as folder, _phone() as phone:
+    with tempfile.TemporaryDirectory(prefix="sti-long-") as folder, booted_phone() as phone:
         os.environ["STI_HOME"] = f"{folder}/home"
         work = Path(folder)
         break_pushes(phone, work, options.points)
@@ -81,16 +81,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gigabytes", type=float, default=3)
     parser.add_argument("--files", type=int, default=5000)
     return parser.parse_args()
-
-
-@contextmanager
-def _phone() -> Iterator[Phone]:
-    phone = Phone(packages())
-    try:
-        phone.boot()
-        yield phone
-    finally:
-        phone.shut_down()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from tests.cli_runs import Sti
 from tests.kernel import has_crashed
 from tests.packaging import package_quietly
-from tests.phone import Phone, packages, why_not
+from tests.phone import Phone, booted_phone, why_not
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -76,12 +76,8 @@ def running_phone() -> Iterator[Phone]:
         if os.environ.get("STI_PHONE_REQUIRED") and not has_crashed():
             pytest.fail(f"no phone: {reason}")
         pytest.skip(f"no phone: {reason}")
-    phone = Phone(packages())
-    try:
-        phone.boot()
+    with booted_phone() as phone:
         yield phone
-    finally:
-        phone.shut_down()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from host.device_spec import DeviceSpec
@@ -169,3 +170,14 @@ def why_not() -> str | None:
     if not (packages() / _TOOLS / "adbd").exists() or not (packages() / "bin/toybox").exists():
         return "adbd is missing; run .ci/install-phone"
     return None
+
+
+@contextlib.contextmanager
+def booted_phone() -> Iterator[Phone]:
+    """A phone for as long as it is needed."""
+    phone = Phone(packages())
+    try:
+        phone.boot()
+        yield phone
+    finally:
+        phone.shut_down()
