@@ -2,17 +2,15 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from statistics import median
 
 from device_agent.costs import DeviceCosts, PrepareCost, ReadCost
 from device_agent.phases import PhaseTimes
 
-_RUNS = 5  # that are looked back upon
-_BELIEVED = -2  # of those in order: the slowest is a hiccup, the next one may happen again, and promises should hold
+_RUNS = 5  # that are looked back upon: the one in the middle is believed, so that two hiccups change nothing
 _FADING = 0.9  # of the exponent, when a run says nothing: what nobody looks at any more may be right again
 _LIMIT = 64.0  # a factor beyond that is not drift but a mistake
-_STEP = 4.0  # the most that one pass can show: a hiccup is not drift either
 _LEAST_MS = 0.2  # phases shorter than that say nothing
 WORTH_REPLANNING = 0.15  # relative change of a factor
 
@@ -24,15 +22,16 @@ class Factors:
     read: float = 1.0
     prepare: float = 1.0
     execute: float = 1.0
+    outside: float = 1.0  # of a pass: the rest of an answer
 
     def differs(self, other: "Factors") -> bool:
         """Whether plans made with one are worth making again with the other."""
-        pairs = ((self.read, other.read), (self.prepare, other.prepare), (self.execute, other.execute))
+        pairs = zip(astuple(self), astuple(other), strict=True)
         return any(abs(math.log(one / two)) > math.log1p(WORTH_REPLANNING) for one, two in pairs)
 
 
 class Drift:
-    """Follows how far measured passes are from predicted ones: slower within two runs, faster within four."""
+    """Follows how far measured passes are from predicted ones, within three runs."""
 
     def __init__(self) -> None:
         self.factors = Factors()
@@ -47,13 +46,10 @@ class Drift:
                 _shown(used.read, predicted.read_ms, measured.read_ms),
                 _shown(used.prepare, predicted.prepare_ms, measured.prepare_ms),
                 _shown(used.execute, predicted.execute_ms, measured.execute_ms),
+                _shown(used.outside, predicted.outside_ms, measured.outside_ms),
             )
         )
-        self.factors = Factors(
-            _believed([shown.read for shown in self._shown]),
-            _believed([shown.prepare for shown in self._shown]),
-            _believed([shown.execute for shown in self._shown]),
-        )
+        self.factors = Factors(*(median(shown) for shown in zip(*map(astuple, self._shown), strict=True)))
         return self.factors.differs(used)
 
     def correct(self, costs: DeviceCosts) -> DeviceCosts:
@@ -71,6 +67,7 @@ class Drift:
                 kind: {sequence: tuple(ms * execute for ms in row) for sequence, row in rows.items()}
                 for kind, rows in costs.execute.items()
             },
+            pass_ms=costs.pass_ms * self.factors.outside,
         )
 
 
@@ -79,7 +76,3 @@ def _shown(used: float, predicted_ms: float, measured_ms: float) -> float:
     if predicted_ms < _LEAST_MS or measured_ms <= 0:
         return math.pow(used, _FADING)
     return min(max(used * measured_ms / predicted_ms, 1 / _LIMIT), _LIMIT)
-
-
-def _believed(factors: Sequence[float]) -> float:
-    return sorted(factors)[_BELIEVED]

@@ -127,7 +127,10 @@ class Planner:
     def _nearest(self, ask: Ask, cells: Sequence[Cell]) -> Choice:
         """The fastest plan that the budget holds, and why it is not what was asked. Raises BudgetError if none is."""
         agents, in_flight = ask.loading_agents or 1, ask.layers_in_flight or 1
-        way = Way(agents, in_flight, self._facts.prepare_lanes, self._facts.costs.loading_factor)
+        costs = self._facts.costs
+        way = Way(
+            agents, in_flight, self._facts.prepare_lanes, costs.loading_factor, crowding_factor=costs.crowding_factor
+        )
         shallow = [cell for cell in cells if len(cell.layers) == 1]
         search = Search(self._facts, ask, math.inf)
         fastest = min(

@@ -99,16 +99,16 @@ class Search:
                 self._climb(climb, way, kept)
 
     def _ways(self, cell: Cell) -> Iterator[tuple[Way, Way | None]]:
-        """Agents and layers in flight to try, each with the way of one agent more, which never takes longer."""
-        ask, depth, lanes = self.ask, len(cell.layers), self.facts.prepare_lanes
+        """Agents and layers in flight to try, each with the way of one agent more if that never takes longer."""
+        ask, depth, lanes, costs = self.ask, len(cell.layers), self.facts.prepare_lanes, self.facts.costs
         most_in_flight = min(MOST_AGENTS, lanes + 1) + 1
         in_flights = [ask.layers_in_flight] if ask.layers_in_flight else range(1, min(most_in_flight, depth) + 1)
         for in_flight in in_flights:
             more = None
             most_agents = min(MOST_AGENTS, lanes + 1, in_flight)
             for agents in [ask.loading_agents] if ask.loading_agents else range(most_agents, 0, -1):
-                way = Way(agents, in_flight, lanes, self.facts.costs.loading_factor)
-                yield way, more
+                way = Way(agents, in_flight, lanes, costs.loading_factor, crowding_factor=costs.crowding_factor)
+                yield way, more if more and more.prepare_factor == way.prepare_factor else None
                 more = way
 
     def _room_bytes(self, cell: Cell, way: Way) -> Indices:

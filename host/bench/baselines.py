@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from device_agent.lateness import LEAST_MARGIN
 from device_agent.plan import LayerPlan, Plan, Residency, Schedule
 from device_agent.planning.facts import Facts
 from device_agent.planning.latency import forecast, read_ms
@@ -22,6 +23,12 @@ class Baseline:
     predicted_loss: float
     predicted_peak_bytes: int
     fits: bool
+
+
+def plan_with_margin(facts: Facts, method: Method, target_ms: float, sequence: int) -> Baseline:
+    """As plan_baseline, with the margin that plans of STI leave below a target, too, if there is room for it."""
+    careful = plan_baseline(facts, method, target_ms / LEAST_MARGIN, sequence)
+    return careful if careful.fits else plan_baseline(facts, method, target_ms, sequence)
 
 
 def plan_baseline(facts: Facts, method: Method, target_ms: float, sequence: int) -> Baseline:

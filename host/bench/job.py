@@ -9,7 +9,7 @@ from device_agent.plan import Plan
 from device_agent.planning.facts import Facts
 from device_agent.planning.memory_use import predicted_peak_bytes
 from host.bench.accuracy import accuracy
-from host.bench.baselines import plan_baseline
+from host.bench.baselines import plan_with_margin
 from host.bench.emulated import EmulatedPhone, Session
 from host.bench.facts import bench_facts, default_memory_bytes, most_bytes
 from host.bench.methods import STI, Method, methods_for
@@ -77,7 +77,7 @@ class Job:
         if method == STI:
             timed = probe.elastic(target_ms, self.memory_bytes(facts))
         else:
-            timed = probe.planned(plan_baseline(facts, method, target_ms, self.subject.sequence))
+            timed = probe.planned(plan_with_margin(facts, method, target_ms, self.subject.sequence))
         return CellRecord(
             setting=setting, limits=session.limits, target_ms=target_ms, method=method,
             predicted_loss=timed.predicted_loss, reason=timed.reason, plans=timed.plans, samples=timed.samples,
