@@ -118,7 +118,7 @@ def least_ms(loads: Loads, way: Way, ready: int, execute_ms: float) -> Floats:
 
 
 def rising(values: Floats) -> Floats:
-    """Values of ascending levels (levels, ...) as lower bounds that never fall from level to level."""
+    """Values of ascending levels (levels, ...) as lower bounds of a level and all above: they never fall."""
     return np.minimum.accumulate(values[::-1], axis=0)[::-1]
 
 
