@@ -50,7 +50,6 @@ class Elastic:
         self._asked: list[Ask] = []  # lately, the newest last
         self._lateness = Lateness()
         self._runs_since_drift = 0
-        self._drifted = False  # the costs, by the last run
         self._plan_with(facts)
 
     def _plan_with(self, facts: Facts) -> None:
@@ -119,10 +118,8 @@ class Elastic:
     def observe(self, promised: PhaseTimes, measured: PhaseTimes, loading_agents: int) -> None:
         """Learn from a pass that was promised; what it shows is used from the next `refresh` on."""
         self._lateness.observe((measured.total_ms + measured.outside_ms) / promised.total_ms)
-        if loading_agents > 1:  # they wait for each other, in phases that are not theirs
-            promised = replace(promised, read_ms=0.0, prepare_ms=0.0)
-        self._drifted = self._drift.observe(promised, measured)
-        drifted = self._drifted or self._lateness.outgrown
+        self._drift.observe(promised, measured, loading_agents)
+        drifted = self._lateness.off or self._lateness.outgrown
         self._runs_since_drift = self._runs_since_drift + 1 if drifted else 0
         if self._runs_since_drift > _MOST_RUNS:
             self.refresh()
@@ -149,8 +146,8 @@ class Elastic:
             return False
         before = {ask: choice for ask in self._asked for choice in self._known(ask)}
         self._runs_since_drift = 0
-        if self._drifted:
-            self._lateness.restart()
+        if self._lateness.off:
+            self._lateness.corrected()
             self._plan_with(replace(self._facts, costs=self._drift.correct(self._measured)))
         else:
             self._lateness.adjust()

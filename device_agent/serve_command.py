@@ -14,8 +14,8 @@ import uvicorn
 
 from device_agent.arguments import engine_options
 from device_agent.engine import Engine
-from device_agent.garbage import hold_collections
 from device_agent.goal import Goal
+from device_agent.interpreter import prefer_latency
 from device_agent.listener import listen, url_of
 from device_agent.plan import read_plan
 from device_agent.plan_choice import PlanChoice
@@ -44,7 +44,7 @@ class Server(uvicorn.Server):
 
 def _load(options: argparse.Namespace) -> Engine:
     engine = Engine(options.store, engine_options(options))
-    hold_collections()
+    prefer_latency()
     return engine
 
 

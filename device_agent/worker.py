@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Protocol, TypeVar
 
-from device_agent.garbage import collect
 from device_agent.generator import Generator
 from device_agent.goal import NO_GOAL, Goal
+from device_agent.interpreter import collect
 from device_agent.memory import Ledger
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan

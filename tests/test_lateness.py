@@ -1,6 +1,6 @@
 import pytest
 
-from device_agent.lateness import LEAST_MARGIN, RUNS, Lateness
+from device_agent.lateness import FEW_RUNS, LEAST_MARGIN, RUNS, Lateness
 
 
 def after(*late: float) -> Lateness:
@@ -12,23 +12,23 @@ def after(*late: float) -> Lateness:
 
 def test_runs_that_end_as_predicted_need_the_least_margin() -> None:
     lateness = after(*[0.9, 1.0, 1.04] * 10)
-    assert not lateness.outgrown
+    assert not lateness.outgrown and not lateness.off
     lateness.adjust()
     assert lateness.margin == LEAST_MARGIN
 
 
 def test_few_runs_say_nothing() -> None:
-    lateness = after(2.0, 2.0, 2.0, 2.0)
-    assert not lateness.outgrown
+    lateness = after(*[2.0] * (FEW_RUNS - 1))
+    assert not lateness.outgrown and not lateness.off
     lateness.observe(2.0)
-    assert lateness.outgrown
+    assert lateness.outgrown and lateness.off
 
 
-def test_late_runs_need_a_margin_that_covers_nine_in_ten() -> None:
-    lateness = after(*[1.0] * 17, 1.18, 1.19, 1.9)
-    assert lateness.outgrown
+def test_runs_that_scatter_need_a_margin_that_covers_nineteen_in_twenty() -> None:
+    lateness = after(1.18, 1.19, 1.9, *[1.0] * 37)
+    assert lateness.outgrown and not lateness.off
     lateness.adjust()
-    assert lateness.margin == pytest.approx(1.2), "the latest of twenty is a hiccup"
+    assert lateness.margin == pytest.approx(1.2), "the latest of forty is a hiccup"
     assert not lateness.outgrown
 
 
@@ -50,8 +50,18 @@ def test_a_margin_shrinks_only_when_many_runs_have_shown_that_it_can() -> None:
     assert lateness.margin == LEAST_MARGIN
 
 
-def test_runs_from_before_costs_were_corrected_are_forgotten() -> None:
-    lateness = after(*[1.25] * RUNS)
-    lateness.adjust()
-    lateness.restart()
-    assert lateness.margin == LEAST_MARGIN and not lateness.outgrown
+@pytest.mark.parametrize("late", [0.7, 1.3])
+def test_costs_that_are_off_by_the_median_run_are_to_be_corrected(late: float) -> None:
+    lateness = after(*[late] * FEW_RUNS)
+    assert lateness.off
+    lateness.corrected()
+    assert not lateness.off and lateness.margin == LEAST_MARGIN, "all of it is corrected, nothing scatters"
+    for _ in range(FEW_RUNS - 1):
+        lateness.observe(late)
+        assert not lateness.off, "only runs under the new costs say that they are off, too"
+
+
+def test_how_runs_scatter_outlives_a_correction() -> None:
+    lateness = after(*[1.3, 1.1, 1.3, 1.5, 1.3, 1.3])
+    lateness.corrected()
+    assert lateness.margin == pytest.approx(1.2)

@@ -33,6 +33,10 @@ class Timed:
     predicted_loss: float
     reason: str | None
 
+    def kept_share(self, target_ms: float) -> float:
+        """How many of the requests were answered in time."""
+        return sum(sample.measured_ms <= target_ms for sample in self.samples) / len(self.samples)
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:

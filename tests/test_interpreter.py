@@ -1,10 +1,11 @@
 import gc
+import sys
 from collections.abc import Iterator
 from weakref import ref
 
 import pytest
 
-from device_agent.garbage import collect, hold_collections
+from device_agent.interpreter import collect, prefer_latency
 
 
 class Knot:
@@ -14,10 +15,12 @@ class Knot:
 
 @pytest.fixture
 def held() -> Iterator[None]:
-    hold_collections()
+    interval_s = sys.getswitchinterval()
+    prefer_latency()
     yield
     gc.unfreeze()
     gc.enable()
+    sys.setswitchinterval(interval_s)
 
 
 def test_cycles_are_collected_between_answers(held: None) -> None:
