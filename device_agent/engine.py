@@ -177,7 +177,8 @@ class Engine:
             geometry = self.manifest.geometry
             with closing(Activations(self._runtime, self._encoder.bucket(tokens), geometry.hidden)) as activations:
                 self._encoder.embed(tokens, activations)
-                apply_head(activations.hidden[: len(tokens)], self.manifest.description.head, self._tensors)
+                hidden = activations.hidden[: len(tokens)]
+                apply_head(hidden, self.manifest.description.head, self._tensors, geometry)
             taken.append(watch.elapsed_ms)
         return median(taken)
 
