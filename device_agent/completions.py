@@ -154,6 +154,7 @@ async def _reply(
         text = ""
         while (piece := await visit.next(gone)) is not None:
             text += piece
+        await visit.leave()
         return Response(
             reply.whole(text, order.finish_reason, order, _summary(order, model)), media_type="application/json"
         )

@@ -1,5 +1,6 @@
 """Timed passes of a decoder: tokens of one text that is remembered already, and what a step takes beside its layers."""
 
+from contextlib import closing
 from statistics import median
 
 import numpy as np
@@ -10,12 +11,14 @@ from device_agent.key_values import KeyValueCache, cache_bytes
 from device_agent.norm import apply_norm
 from device_agent.phases import Stopwatch
 from device_agent.pipeline import Pass
-from device_agent.plan import Plan, default_bitwidth
+from device_agent.plan import Plan, default_bitwidth, uniform_plan
 from device_agent.prompt import PromptEncoder
+from device_agent.sampling import Sampler, Sampling
 from shard_store.vocabulary_head import head_bitwidth
 
 REMEMBERED_TOKENS = 64  # that a timed token attends over
 _REPEATS = 5
+_ANSWER_TOKENS = 32
 
 
 class DecodeStep:
@@ -43,12 +46,22 @@ class DecodeStep:
         return activations
 
     def overhead_ms(self) -> float:
-        """Time of a step of one token outside its layers: its embedding, the last norm, the head as it is streamed."""
-        tensors, store = self._parts.source.resident_tensors, self._parts.source.store
-        bitwidth, first, taken = head_bitwidth(default_bitwidth(store.manifest)), np.zeros(1, np.int64), []
+        """Time of a step of one token outside its layers: its embedding, the last norm, the head as it is streamed.
+
+        And its activations, the choice of the token, and the text of a short answer.
+        """
+        manifest = self._parts.source.store.manifest
+        plan, first, taken = uniform_plan(manifest, default_bitwidth(manifest)), np.zeros(1, np.int64), []
+        sampler = Sampler(Sampling())
         for _ in range(_REPEATS):
             watch = Stopwatch(None)
-            hidden = apply_norm(self._encoder.embeddings(first, first), "final_norm", tensors, self._geometry)
-            self._model.head.logits(hidden, bitwidth)
+            with closing(self.passenger(plan, min(manifest.description.sequences))) as activations:
+                activations.hidden[:1] = self._encoder.embeddings(first, first)
+                hidden = apply_norm(
+                    activations.hidden[:1], "final_norm", self._parts.source.resident_tensors, self._geometry
+                )
+            logits = self._model.head.logits(hidden, head_bitwidth(max(plan.bitwidths)))
+            token = sampler.choose(logits[0])
+            self._encoder.decode([token] * _ANSWER_TOKENS)
             taken.append(watch.elapsed_ms)
         return median(taken)
