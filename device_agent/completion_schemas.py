@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
 from device_agent.completion import MAX_STOPS, FinishReason, GenerateOptions
 from device_agent.goal import MAX_TARGET_MS
@@ -88,7 +88,7 @@ class CompletionUsage(BaseModel):
 class GenerationSummary(BaseModel):
     """The field "sti": what ran for this text. Times are those of the passes that it took part in.
 
-    Those from target_ms on are of texts with a target, and left out of others.
+    Those from target_ms on are of texts with a target, and null in others.
     """
 
     layers: int
@@ -112,10 +112,6 @@ class GenerationSummary(BaseModel):
     reason: str | None = None
     predicted_loss: float | None = None
     predicted_peak_bytes: int | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_none(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if value is not None}
 
 
 class CompletionChoice(BaseModel):
