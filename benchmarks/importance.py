@@ -23,7 +23,7 @@ from host.profile.estimate import estimated_changes
 from host.profile.jobs import Task, manifest_sha256, shard_key, start_process
 from host.profile.losses import additive_losses, own_losses
 from host.profile.measure import Bench
-from host.profile.sample import read_sample
+from host.profile.profiler import read_sample
 from shard_store.geometry import ShardKey
 from shard_store.reader import Store
 

@@ -63,6 +63,25 @@ class CausalModel:
         """How many tokens there are."""
         return self._head.vocabulary
 
+    @property
+    def head(self) -> VocabularyReader:
+        """From hidden states to logits."""
+        return self._head
+
+    def fit(self, plan: Plan, sequence: int, extra_bytes: int = 0) -> Pass:
+        """A plan as a pass beside all that is held, and so many bytes. Raises BudgetError."""
+        budget, footprint = self._parts.budget_bytes(), self._footprint(plan, sequence, extra_bytes)
+        return Pass(fit_residency(plan, footprint, budget), sequence, footprint, budget)
+
+    def room_bytes(self, capacity: int) -> int:
+        """What the budget leaves to passes beside the texts under way and one more of `capacity` tokens.
+
+        The new text's cache is that of the whole model; of a smaller one it takes less.
+        """
+        layers, slices = self._geometry.layers, self._geometry.slices
+        new_bytes = cache_bytes(self._geometry, layers, slices, min(capacity, self.max_tokens))
+        return self._parts.budget_bytes() - self._cached_bytes - new_bytes
+
     def open_cache(self, plan: Plan, capacity: int) -> KeyValueCache:
         """Room to remember a text of `capacity` tokens, inside the memory budget.
 

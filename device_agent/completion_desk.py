@@ -17,6 +17,7 @@ from device_agent.generator import Generator, Running
 from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan
+from device_agent.text_run import TextRun, TokenStep
 from shard_store.errors import StiError
 
 
@@ -28,11 +29,14 @@ class Order:
     options: GenerateOptions
     plan: Plan
     tell: Callable[[str], None]
+    choose: Callable[[], TextRun] | None = None  # the run for a target, once it is taken up; the plan is then that one
+    chosen: TextRun | None = None
     left: Event = field(default_factory=Event)
     running: Running | None = None
     failure: StiError | None = None
     steps: int = 0  # passes that it took part in
     shared_steps: int = 0  # those that others took part in, too
+    token_steps: list[TokenStep] = field(default_factory=list)  # those behind its prompt
     times: PhaseTimes = field(default_factory=PhaseTimes)
     done: bool = False
     placed_s: float = field(default_factory=time.perf_counter)
@@ -85,6 +89,9 @@ class CompletionDesk:
                 order.failure, order.done = Cancelled("cancelled: the client went away"), True
                 continue
             try:
+                if order.choose is not None:
+                    order.chosen = order.choose()
+                    order.plan = order.chosen.plan
                 order.running = generator.begin(order.prompt, order.options, order.plan)
                 self._under_way.append(order)
             except StiError as error:
@@ -94,13 +101,19 @@ class CompletionDesk:
     def _step(self, generator: Generator, plan: Plan) -> None:
         orders = [order for order in self._under_way if order.plan == plan]
         running = [order.running for order in orders if order.running is not None]
+        made = [len(text.completion.ids) for text in running]
+        started_s = time.perf_counter()
         try:
             pieces, times = generator.step(running, plan, lambda: all(order.left.is_set() for order in orders))
         except StiError as error:
             for order in orders:
                 order.failure = error
             return self.tidy(generator)
-        for order, piece in zip(orders, pieces, strict=True):
+        step_ms = (time.perf_counter() - started_s) * 1e3
+        for order, text, before, piece in zip(orders, running, made, pieces, strict=True):
+            if order.steps:  # an end token counts as one
+                tokens = max(1, len(text.completion.ids) - before)
+                order.token_steps.append(TokenStep(step_ms / tokens, times, shared=len(orders) > 1))
             order.steps, order.times = order.steps + 1, order.times + times
             order.answer_ms = (time.perf_counter() - order.placed_s) * 1e3
             order.first_token_ms = order.first_token_ms or order.answer_ms

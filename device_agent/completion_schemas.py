@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from device_agent.completion import MAX_STOPS, FinishReason, GenerateOptions
+from device_agent.goal import MAX_TARGET_MS
 from device_agent.sampling import Sampling
 
 COMPLETION_TOKENS = 16  # OpenAI's default
@@ -40,6 +41,7 @@ class _GenerationRequest(BaseModel):
     layers: int | None = None
     slices: int | None = None
     plan: dict[str, Any] | None = None
+    target_ms: Annotated[float, Field(gt=0, le=MAX_TARGET_MS)] | None = None  # of a step of one token
 
     def options(self, max_tokens: int) -> GenerateOptions:
         """Checked. Raises RequestError."""
@@ -84,7 +86,10 @@ class CompletionUsage(BaseModel):
 
 
 class GenerationSummary(BaseModel):
-    """The field "sti": what ran for this text. Times are those of the passes that it took part in."""
+    """The field "sti": what ran for this text. Times are those of the passes that it took part in.
+
+    Those from target_ms on are of texts with a target, and null in others.
+    """
 
     layers: int
     slices: int
@@ -100,6 +105,13 @@ class GenerationSummary(BaseModel):
     answer_ms: float
     budget_bytes: int
     model_peak_bytes: int
+    target_ms: float | None = None
+    predicted_ms: float | None = None
+    measured_ms: float | None = None  # the median of its steps behind the prompt; none in an answer of one token
+    met: bool | None = None
+    reason: str | None = None
+    predicted_loss: float | None = None
+    predicted_peak_bytes: int | None = None
 
 
 class CompletionChoice(BaseModel):

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +29,11 @@ from device_agent.completion_schemas import (
     GenerationSummary,
 )  # fmt: skip
 from device_agent.failures import UnknownModelError
+from device_agent.goal import Goal
 from device_agent.plan import parse_plan
 from device_agent.plan_choice import PlanChoice
 from device_agent.schemas import ErrorAnswer, ErrorBody
+from device_agent.text_run import token_ms, typical_times
 from device_agent.worker import Gone, Model, Worker
 from shard_store.errors import RequestError, StiError
 
@@ -125,7 +128,7 @@ def _model(worker: Worker, name: str | None) -> Model:
 
 def _choice(body: CompletionRequest | ChatRequest, default: PlanChoice) -> PlanChoice:
     plan = None if body.plan is None else parse_plan(body.plan)
-    return PlanChoice(body.bits, body.layers, body.slices, plan).over(default)
+    return PlanChoice(body.bits, body.layers, body.slices, plan, Goal(target_ms=body.target_ms)).over(default)
 
 
 async def _reply(
@@ -133,11 +136,14 @@ async def _reply(
     ids: npt.NDArray[np.int64], options: GenerateOptions, choice: PlanChoice, model: Model,
 ) -> Response:  # fmt: skip
     reply = _Reply(isinstance(body, ChatRequest), model.manifest.description.model)
-    plan = choice.resolve(model) or model.uniform_plan()
+    resolved = choice.resolve(model)
+    plan = resolved or model.uniform_plan()
     plan.check(model.manifest)
     pieces: asyncio.Queue[str] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     order = Order(ids, options, plan, lambda piece: _hand_over(loop, pieces, piece))
+    if resolved is None and (target_ms := choice.goal.target_ms) is not None:
+        order.choose = lambda: model.text_run(target_ms, len(ids) + options.max_tokens)
     visit = _Visit(worker, desk, order, pieces)
     gone = asyncio.create_task(_disconnected(request))
     try:
@@ -148,6 +154,7 @@ async def _reply(
         text = ""
         while (piece := await visit.next(gone)) is not None:
             text += piece
+        await visit.leave()
         return Response(
             reply.whole(text, order.finish_reason, order, _summary(order, model)), media_type="application/json"
         )
@@ -189,6 +196,8 @@ class _Visit:
             if desk.idle:
                 model.ledger.restart()
             desk.drive(model.generator, order, gone)
+            if order.chosen is not None and (times := typical_times(order.token_steps)) is not None:
+                model.observe_text(order.chosen, times)
 
         self._driving = asyncio.create_task(worker.run(job, self._gone))
         self._tidy: Callable[[], None] = lambda: worker.submit(lambda model: desk.tidy(model.generator))
@@ -244,8 +253,21 @@ def _summary(order: Order, model: Model) -> GenerationSummary:
         steps=order.steps, shared_steps=order.shared_steps,
         read_ms=times.read_ms, prepare_ms=times.prepare_ms, execute_ms=times.execute_ms, wait_ms=times.wait_ms,
         total_ms=times.total_ms, first_token_ms=order.first_token_ms, answer_ms=order.answer_ms,
-        budget_bytes=model.budget_bytes, model_peak_bytes=model.ledger.peak_bytes,
+        budget_bytes=model.budget_bytes, model_peak_bytes=model.ledger.peak_bytes, **_outcome(order),
     )  # fmt: skip
+
+
+def _outcome(order: Order) -> dict[str, Any]:
+    """How a text with a target turned out."""
+    chosen, measured_ms = order.chosen, token_ms(order.token_steps)
+    if chosen is None:
+        return {}
+    promise = chosen.promise
+    return {
+        "target_ms": chosen.target_ms, "predicted_ms": promise.predicted_ms, "measured_ms": measured_ms,
+        "met": None if measured_ms is None else measured_ms <= chosen.target_ms, "reason": promise.reason,
+        "predicted_loss": promise.predicted_loss, "predicted_peak_bytes": promise.predicted_peak_bytes,
+    }  # fmt: skip
 
 
 def _event(data: str) -> str:

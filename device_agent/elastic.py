@@ -1,5 +1,6 @@
 """Chooses what to run for a target: from the profile, this device's costs and what is in memory already."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -7,7 +8,8 @@ from functools import lru_cache, partial
 
 from device_agent.costs import DeviceCosts
 from device_agent.drift import Drift
-from device_agent.lateness import Lateness
+from device_agent.goal import MAX_TARGET_MS
+from device_agent.lateness import Lateness, length_of
 from device_agent.memory import LayerFootprint
 from device_agent.phases import PhaseTimes
 from device_agent.plan import Plan, Residency
@@ -48,7 +50,7 @@ class Elastic:
         self._measured = facts.costs
         self._drift = Drift()
         self._asked: list[Ask] = []  # lately, the newest last
-        self._lateness = Lateness()
+        self._lateness: defaultdict[int, Lateness] = defaultdict(Lateness)  # by length of the target
         self._runs_since_drift = 0
         self._plan_with(facts)
 
@@ -116,10 +118,11 @@ class Elastic:
         self._plan_with(replace(self._facts, layer_memory=layer_memory))
 
     def observe(self, promised: PhaseTimes, measured: PhaseTimes, loading_agents: int) -> None:
-        """Learn from a pass that was promised; what it shows is used from the next `refresh` on."""
-        self._lateness.observe((measured.total_ms + measured.outside_ms) / promised.total_ms)
+        """Learn from a pass for the latest ask; what it shows is used from the next `refresh` on."""
         self._drift.observe(promised, measured, loading_agents)
-        drifted = self._lateness.off or self._lateness.outgrown
+        late = self._late(self.latest)
+        late.observe((measured.total_ms + measured.outside_ms) / promised.total_ms)
+        drifted = late.off or late.outgrown
         self._runs_since_drift = self._runs_since_drift + 1 if drifted else 0
         if self._runs_since_drift > _MOST_RUNS:
             self.refresh()
@@ -129,8 +132,12 @@ class Elastic:
         """What was asked last."""
         return self._asked[-1] if self._asked else None
 
+    def _late(self, ask: Ask | None) -> Lateness:
+        target_ms = ask.target_ms if ask else None
+        return self._lateness[length_of(target_ms or MAX_TARGET_MS)]
+
     def _with_margin(self, ask: Ask) -> Ask:
-        return ask if ask.target_ms is None else replace(ask, target_ms=ask.target_ms / self._lateness.margin)
+        return ask if ask.target_ms is None else replace(ask, target_ms=ask.target_ms / self._late(ask).margin)
 
     def _limit(self, ask: Ask, best: Choice) -> Ask:
         """The margin is given up where no plan leaves it."""
@@ -146,11 +153,14 @@ class Elastic:
             return False
         before = {ask: choice for ask in self._asked for choice in self._known(ask)}
         self._runs_since_drift = 0
-        if self._lateness.off:
-            self._lateness.corrected()
+        late = self._late(self.latest)
+        if late.off:
+            late.corrected()
+            for other in self._lateness.values():
+                other.expect_others()
             self._plan_with(replace(self._facts, costs=self._drift.correct(self._measured)))
         else:
-            self._lateness.adjust()
+            late.adjust()
         self._held = {}
         for ask, old in before.items():
             with suppress(BudgetError):  # of an ask from before the budget shrank

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from device_agent.batches import Batch, batches
 from device_agent.causal_model import CausalModel, Parts
 from device_agent.completion import GenerateOptions
+from device_agent.costing.decode_step import DecodeStep
 from device_agent.costing.known import known_costs
 from device_agent.costing.measure import Progress, measure_costs
 from device_agent.costing.trials import REST_S, EngineTrials
@@ -44,12 +45,14 @@ from device_agent.run_report import report_of
 from device_agent.runs import PlannedRuns, Run, Runs, TargetRuns
 from device_agent.store_facts import check_profile, layer_memory, planned_bitwidths, store_facts
 from device_agent.text import Encoder, Text, Tokens
+from device_agent.text_run import TextRun, yielding
 from shard_store.errors import BudgetError, RequestError
 from shard_store.manifest import Manifest
 from shard_store.reader import ShardReader, Store
 
 logger = logging.getLogger(__name__)
 _OVERHEAD_REPEATS = 5
+_CAPACITY_STEP = 64  # tokens that a text's cache is planned for are rounded up to, so that plans repeat
 MAX_TEXTS = 2048
 
 
@@ -165,11 +168,23 @@ class Engine:
 
     def trials(self) -> EngineTrials:
         """For measuring this device."""
+        if isinstance(self._encoder, PromptEncoder):
+            step = DecodeStep(self.generator.model, self._parts, self._encoder)
+            return EngineTrials(
+                self._source, self._pipeline, threads=self.options.threads,
+                fit=step.fit, overhead_ms=step.overhead_ms, passenger=step.passenger, rest_s=0.0,  # steps have none
+            )  # fmt: skip
         return EngineTrials(
-            self._source, self._pipeline, self._runtime, threads=self.options.threads,
+            self._source, self._pipeline, threads=self.options.threads,
             fit=lambda plan, sequence: self._fitting.fit(plan, sequence, 1, self.budget_bytes),
-            overhead_ms=self._overhead_ms,
+            overhead_ms=self._overhead_ms, passenger=self._empty_activations,
         )  # fmt: skip
+
+    def _empty_activations(self, _plan: Plan, sequence: int) -> Activations:
+        activations = Activations(self._runtime, sequence, self.manifest.geometry.hidden)
+        activations.hidden[:] = 0.0
+        activations.mask.array[:] = 0.0
+        return activations
 
     def calibrate(self, progress: Progress) -> DeviceCosts:
         """Measure this device's costs with the store's model."""
@@ -189,6 +204,9 @@ class Engine:
 
     def ready(self, plan: Plan | None, goal: Goal) -> None:
         """Prepare for requests that say nothing of their own. Raises PlanError if they could not be answered."""
+        if plan is None and goal.target_ms is not None and isinstance(self._encoder, PromptEncoder):
+            self.text_run(goal.target_ms, 1)
+            return
         if plan is None and goal.target_ms is not None:
             runs = self._chooser(None, goal, Stopwatch(goal.target_ms), 1)
             self._wanted = runs.choose(Batch(min(self.manifest.description.sequences), (0,), 1)).settled
@@ -256,6 +274,34 @@ class Engine:
             self.ledger.restart()
             return self.generator.generate(self.prompts.encode(prompt), options, plan, cancelled, tell)
 
+    def text_run(self, target_ms: float, tokens: int) -> TextRun:
+        """The best plan for a text of `tokens` tokens, prompt and answer; for a caller that holds the engine alone.
+
+        target_ms: of a step that makes one token, for a text alone, once the layers that stay are in memory.
+        Raises PlanError without a profile, and BudgetError with the numbers.
+        """
+        capacity = -(-tokens // _CAPACITY_STEP) * _CAPACITY_STEP
+        room_bytes = self.generator.model.room_bytes(capacity)
+        taken_bytes = self.budget_bytes - room_bytes
+        ask = Ask(
+            min(self.manifest.description.sequences), room_bytes, target_ms=target_ms,
+            loading_agents=self.options.loading_agents, bitwidths=self._bitwidths,
+        )  # fmt: skip
+        try:
+            decision = self.elastic.decide(ask, lambda plan: frozenset(layer.layer for layer in plan.layers))
+        except BudgetError as error:
+            raise BudgetError(
+                f"{error}, beside {taken_bytes / MIB:.1f} MiB for KV caches, this one of {capacity} tokens; ask for "
+                "fewer tokens or raise --memory-mb"
+            ) from error
+        peak_bytes = decision.promise.predicted_peak_bytes + taken_bytes
+        return TextRun(yielding(decision.plan), target_ms, replace(decision.promise, predicted_peak_bytes=peak_bytes))
+
+    def observe_text(self, run: TextRun, times: PhaseTimes) -> None:
+        """Learn from a typical step of a text that had a target; used from the next time on that nothing waits."""
+        self.elastic.observe(run.promise.times, times, run.plan.loading_agents)
+        self._learned = True
+
     @property
     def prompts(self) -> PromptEncoder:
         """The tokenizer of a model that generates text. Raises RequestError for any other model."""
@@ -266,14 +312,17 @@ class Engine:
     @cached_property
     def generator(self) -> Generator:
         """For a caller that holds the engine alone. Raises RequestError for a model that generates no text."""
-        parts = Parts(
-            self._source, self._reader, self._pipeline, self._runtime, self.ledger, self.footprint,
-            lambda: self.budget_bytes,
-        )  # fmt: skip
-        model = CausalModel(parts, self.prompts)
+        model = CausalModel(self._parts, self.prompts)
         self._closing.callback(model.close)
         generation = self.manifest.description.generation
         return Generator(model, self.prompts, generation.end_tokens if generation else ())
+
+    @property
+    def _parts(self) -> Parts:
+        return Parts(
+            self._source, self._reader, self._pipeline, self._runtime, self.ledger, self.footprint,
+            lambda: self.budget_bytes,
+        )  # fmt: skip
 
     def _run(
         self, job: Pass, members: Sequence[int], tokens: Sequence[Tokens],
@@ -351,8 +400,11 @@ class Engine:
             return done
 
     def _latest_choice(self) -> Pass | None:
-        """What is to be in memory for the target that was asked last, if that can still be had."""
-        ask = self.elastic.latest
+        """What is to be in memory for the target that was asked last, if that can still be had.
+
+        Nothing for a text that is generated: its own first step loads what stays, beside its cache.
+        """
+        ask = None if isinstance(self._encoder, PromptEncoder) else self.elastic.latest
         with suppress(BudgetError):
             if ask:
                 return self._fitting.fit(self.elastic.choose(ask).plan, ask.sequence, ask.texts, ask.budget_bytes)

@@ -9,11 +9,19 @@ FEW_RUNS = 5  # that say something
 LEAST_MARGIN = 1.05
 _KEPT_SHARE = 0.95
 _STEP, _MOST = 0.05, 1.5
-_LATE, _EARLY = 1.04, 0.88  # of the median run: worth to correct costs
+_LATE, _EARLY = 1.04, 0.92  # of the median run: worth to correct costs
+
+
+def length_of(target_ms: float) -> int:
+    """Targets of about one length have one number: what scatters by milliseconds matters less to longer ones."""
+    return round(math.log2(target_ms))
 
 
 class Lateness:
-    """Measured by predicted time of the last runs. A margin of 1.2 plans for targets that are shorter by a sixth."""
+    """Measured by predicted time of the last runs for targets of about one length.
+
+    A margin of 1.2 plans for targets that are shorter by a sixth.
+    """
 
     def __init__(self) -> None:
         self.margin = LEAST_MARGIN
@@ -49,6 +57,10 @@ class Lateness:
         self._late = deque([*late[:before], *(one / middle for one in late[before:])], maxlen=RUNS)
         self._runs = 0
         self.adjust()
+
+    def expect_others(self) -> None:
+        """Costs have been corrected by runs for other targets: what was late before says nothing of them."""
+        self._runs = 0
 
     def _shown(self) -> float:
         if len(self._late) < FEW_RUNS:

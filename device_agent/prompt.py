@@ -50,8 +50,8 @@ class PromptEncoder:
 
     @property
     def sample(self) -> Input:
-        """Always raises RequestError: targets are for answers, not for texts of any length."""
-        raise RequestError(f"model {self._description.model} generates text, which is not planned for a target")
+        """Never asked: a decoder is measured by its steps."""
+        raise NotImplementedError
 
     def bucket(self, tokens: Tokens) -> int:
         """Never asked."""

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 
+from device_agent.causal_activations import causal_activation_bytes
 from device_agent.costs import DeviceCosts
 from device_agent.loading import PAGE_BYTES, READ_BYTES, agent_bytes
 from device_agent.memory import RUNNING_BYTES, LayerFootprint, layer_footprint
 from device_agent.planning.facts import Facts
+from device_agent.vocabulary import vocabulary_bytes
 from shard_store.errors import PlanError
 from shard_store.geometry import EXACT_BITWIDTH, Geometry
 from shard_store.manifest import Manifest
@@ -34,10 +36,17 @@ def store_facts(store: Store, costs: DeviceCosts, in_place: InPlace = _everywher
         shard_bytes=shard_bytes(manifest),
         read_bytes=READ_BYTES,
         layer_memory=layer_memory(store, in_place),
-        fixed_bytes=RUNNING_BYTES + sum(4 * math.prod(tensor.shape) for tensor in manifest.resident.values()),
+        fixed_bytes=fixed_bytes(manifest),
         agent_bytes=agent_bytes(manifest),
         text_bytes={sequence: text_bytes(manifest.geometry, sequence) for sequence in manifest.description.sequences},
     )
+
+
+def fixed_bytes(manifest: Manifest) -> int:
+    """What is held as long as the model: its tensors, and what reading the vocabulary's head takes."""
+    head = manifest.vocabulary_head
+    head_bytes = vocabulary_bytes(head, manifest.geometry.hidden) if head else 0
+    return RUNNING_BYTES + sum(4 * math.prod(tensor.shape) for tensor in manifest.resident.values()) + head_bytes
 
 
 def check_profile(manifest: Manifest) -> Profile:
@@ -80,5 +89,7 @@ def layer_memory(store: Store, in_place: InPlace) -> dict[tuple[TemplateKind, in
 
 
 def text_bytes(geometry: Geometry, sequence: int) -> int:
-    """Activations of one text between layers: two hidden states and the mask."""
+    """Activations of one text between layers: two hidden states and the mask; of a decoder, those of a whole pass."""
+    if geometry.spec.causal:
+        return causal_activation_bytes(geometry, geometry.slices, sequence)
     return 4 * (2 * sequence * geometry.hidden + sequence)

@@ -11,12 +11,21 @@ from shard_store.errors import PlanError
 from shard_store.geometry import EXACT_BITWIDTH
 from shard_store.reader import ShardReader, Store
 from shard_store.span import Span
-from shard_store.vocabulary_head import unpack_block
+from shard_store.vocabulary_head import VocabularyHead, unpack_block
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 _CHUNK_WEIGHTS = 1 << 17  # turned into floats at a time: half a MiB, so that they stay in the cache
 _BUFFERS = 2  # one block is read while another is used
+
+
+def vocabulary_bytes(head: VocabularyHead, hidden: int) -> int:
+    """Memory that a reader of the head takes without kept blocks."""
+    return _BUFFERS * _largest_block(head) + 4 * max(_CHUNK_WEIGHTS, hidden)
+
+
+def _largest_block(head: VocabularyHead) -> int:
+    return max(span.nbytes for spans in head.blocks.values() for span in spans)
 
 
 class VocabularyReader:
@@ -31,8 +40,7 @@ class VocabularyReader:
             raise PlanError(f"{store.path}: this model predicts no vocabulary")
         self._store, self._reader, self._head = store, reader, head
         self._hidden = store.manifest.geometry.hidden
-        largest = max(span.nbytes for spans in head.blocks.values() for span in spans)
-        self._buffers = [memoryview(bytearray(largest)) for _ in range(_BUFFERS)]
+        self._buffers = [memoryview(bytearray(_largest_block(head))) for _ in range(_BUFFERS)]
         self._scratch = np.empty(max(_CHUNK_WEIGHTS, self._hidden), np.float32)
         self._kept: dict[tuple[int, int], memoryview] = {}
         self._verified: set[tuple[int, int]] = set()
@@ -46,7 +54,7 @@ class VocabularyReader:
     @property
     def working_bytes(self) -> int:
         """Memory that it takes without kept blocks."""
-        return sum(len(buffer) for buffer in self._buffers) + self._scratch.nbytes
+        return vocabulary_bytes(self._head, self._hidden)
 
     @property
     def kept_bytes(self) -> int:

@@ -11,11 +11,13 @@ from device_agent.generator import Generator
 from device_agent.goal import NO_GOAL, Goal
 from device_agent.interpreter import collect
 from device_agent.memory import Ledger
+from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan
 from device_agent.prompt import PromptEncoder
 from device_agent.report import Answer
 from device_agent.text import Text
+from device_agent.text_run import TextRun
 from shard_store.errors import StiError
 from shard_store.manifest import Manifest
 
@@ -55,6 +57,12 @@ class Model(Protocol):
     @property
     def generator(self) -> Generator:
         """What generates text. Raises RequestError for a model that does not."""
+
+    def text_run(self, target_ms: float, tokens: int) -> TextRun:
+        """The best plan for a text with a target. Raises PlanError or BudgetError."""
+
+    def observe_text(self, run: TextRun, times: PhaseTimes) -> None:
+        """Learn from a typical step of a text that had a target."""
 
     def set_budget(self, budget_bytes: int) -> None:
         """Change the memory budget. Raises BudgetError."""

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from host.client import Classification, Classifications, Embeddings, Run
 from host.store_summary import StoreSummary
-from host.text_generation import GeneratedText
+from host.text_generation import GeneratedText, TextRun
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -156,6 +156,8 @@ def end_text(text: GeneratedText) -> None:
         f"{run.model_peak_bytes / MIB:.1f}", f"{run.budget_bytes / MIB:.1f}",
     )  # fmt: skip
     out().print(table)
+    if run.target_ms is not None:
+        print_outcome(run)
 
 
 def print_run(run: Run) -> None:
@@ -173,7 +175,7 @@ def print_run(run: Run) -> None:
         print_outcome(run)
 
 
-def print_outcome(run: Run) -> None:
+def print_outcome(run: Run | TextRun) -> None:
     """How a run with a target turned out."""
     table = Table("target ms", "predicted ms", "measured ms", "", "predicted loss", "predicted peak MiB")
     times = (run.target_ms or 0.0, run.predicted_ms or 0.0, run.measured_ms or 0.0)

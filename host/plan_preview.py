@@ -1,10 +1,11 @@
 """A dry run of the planner: what an agent would run for a target and a budget on a device that was measured."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from device_agent.costs_file import read_costs
+from device_agent.key_values import cache_bytes
 from device_agent.plan import Residency, plan_document
 from device_agent.planning.ask import Ask
 from device_agent.planning.choice import Choice
@@ -74,28 +75,45 @@ def preview_plan(
     store_path: Path, costs_path: Path, *, target_ms: float | None, budget_bytes: int, tokens: int | None = None,
     first: bool = False,
 ) -> Preview:  # fmt: skip
-    """Ask the planner as an agent would. first: nothing is in memory yet. Raises StiError."""
+    """Ask the planner as an agent would. first: nothing is in memory yet. Raises StiError.
+
+    Of a decoder a step of one token is planned, and tokens are those of a text whose KV cache takes part of the budget.
+    """
     costs = read_costs(costs_path)
     with Store.open(store_path) as store:
         facts = store_facts(store, costs)
         manifest = store.manifest
-    sequence = _bucket(manifest, tokens)
+    sequence, cached_bytes = _bucket(manifest, tokens), _cache_bytes(manifest, tokens)
     ask = Ask(
-        sequence, budget_bytes, target_ms=target_ms, residency=not first, bitwidths=planned_bitwidths(manifest)
+        sequence, budget_bytes - cached_bytes, target_ms=target_ms, residency=not first,
+        bitwidths=planned_bitwidths(manifest),
     )  # fmt: skip
     choice = choose_plan(facts, ask)
+    choice = replace(choice, predicted_peak_bytes=choice.predicted_peak_bytes + cached_bytes)
     expected = forecast(facts, choice.plan, sequence)
     return Preview(manifest.description.model, costs.device, sequence, target_ms, budget_bytes, choice, expected)
 
 
 def _bucket(manifest: Manifest, tokens: int | None) -> int:
     sequences = manifest.description.sequences
+    if manifest.description.generation is not None:
+        return min(sequences)
     if tokens is None:
         return max(sequences)
     fitting = [sequence for sequence in sequences if sequence >= tokens]
     if tokens < 1 or not fitting:
         raise PlanError(f"{tokens} tokens asked, the store runs 1 to {max(sequences)}")
     return min(fitting)
+
+
+def _cache_bytes(manifest: Manifest, tokens: int | None) -> int:
+    """Of a decoder's text; by default as long as can be."""
+    if manifest.description.generation is None:
+        return 0
+    most, geometry = manifest.description.max_tokens, manifest.geometry
+    if tokens is not None and not 1 <= tokens <= most:
+        raise PlanError(f"{tokens} tokens asked, the model has room for {most}")
+    return cache_bytes(geometry, geometry.layers, geometry.slices, most if tokens is None else tokens)
 
 
 def _counted(bitwidths: tuple[int, ...]) -> str:

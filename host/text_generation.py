@@ -23,6 +23,7 @@ class TextOptions:
     bits: int | None = None
     layers: int | None = None
     slices: int | None = None
+    target_ms: float | None = None  # of a step that makes one token
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,13 @@ class TextRun:
     answer_ms: float
     budget_bytes: int
     model_peak_bytes: int
+    target_ms: float | None = None  # this and those below: of texts with a target, for each token
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+    met: bool | None = None
+    reason: str | None = None
+    predicted_loss: float | None = None
+    predicted_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

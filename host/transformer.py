@@ -58,17 +58,24 @@ class LayerTrace:
 
 def layer_forward(
     hidden: Tensor, mask: Tensor, weights: LayerTensors, *,
-    head_width: int, activation: Activation, norm_eps: float, spec: LayerSpec = _BERT,
+    head_width: int, activation: Activation, norm_eps: float, spec: LayerSpec = _BERT, frequencies: Tensor = None,
 ) -> LayerTrace:  # fmt: skip
-    """Run one bidirectional layer, its norms after (Vaswani et al. 2017; Devlin et al. 2019) or before.
+    """Run one layer, its norms after (Vaswani et al. 2017; Devlin et al. 2019) or before.
 
-    hidden is (batch, seq, hidden); mask is (batch, 1, 1, seq), 0 for tokens and MASKED for padding.
+    hidden is (batch, seq, hidden); mask is (batch, 1, seq or 1, seq), 0 for what a token sees and MASKED for padding
+    and, in causal layers, for what lies ahead. frequencies: (head_width / 2,), of rotary positions, from 0 on.
     The number of heads follows from the height of `weights.query`, so that narrow submodels run unchanged.
     Matrices may be of a shorter float type than the biases: they are then multiplied in it, and the rest is
     computed in the biases' type (mixed precision).
     """
     projected = attention_input(hidden, weights, norm_eps=norm_eps, spec=spec)
     query, key, value = (_split_heads(x, head_width) for x in project(projected, weights))
+    if frequencies is not None:
+        query, key = _turn(query, frequencies), _turn(key, frequencies)
+    if (
+        group := weights.query.shape[0] // weights.key.shape[0]
+    ) > 1:  # query heads that share a KV head lie behind one another
+        key, value = (tf.repeat(x, group, axis=1) for x in (key, value))
     scores = tf.matmul(query, key, transpose_b=True) * head_width**-0.5 + mask  # (batch, heads, seq, seq)
     attended = _join_heads(tf.matmul(tf.nn.softmax(scores), value))
     finished = finish(hidden, attended, weights, activation=activation, norm_eps=norm_eps, spec=spec)
@@ -127,6 +134,14 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if len(bias.shape) == 3:  # one for each token: its gradients are those of the product's results
         return tf.reshape(product, [batch, seq, weight.shape[0]]) + bias
     return tf.reshape(tf.nn.bias_add(product, bias), [batch, seq, weight.shape[0]])
+
+
+def _turn(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Apply rotary positions (Su et al. 2021): x (batch, heads, seq, width), feature f paired with f + width / 2."""
+    angles = tf.range(_sizes(x)[2], dtype=tf.float32)[:, None] * frequencies  # (seq, width / 2)
+    cosine, sine = tf.cos(angles), tf.sin(angles)
+    first, second = tf.split(x, 2, axis=-1)
+    return tf.concat((first * cosine - second * sine, second * cosine + first * sine), -1)
 
 
 def _split_heads(x: Tensor, head_width: int) -> Tensor:

@@ -18,6 +18,7 @@ from device_agent.promise import Outcome
 from device_agent.prompt import PromptEncoder
 from device_agent.report import Answer, RunReport
 from device_agent.text import Text, Tokens
+from device_agent.text_run import TextRun
 from shard_store.errors import BudgetError, RequestError
 from shard_store.head import Head, HeadKind, Scores
 from shard_store.manifest import Manifest
@@ -132,6 +133,12 @@ class FakeModel:
     @property
     def generator(self) -> Generator:
         raise RequestError("generates no text")
+
+    def text_run(self, target_ms: float, tokens: int) -> TextRun:
+        raise RequestError("generates no text")
+
+    def observe_text(self, run: TextRun, times: PhaseTimes) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
         self.closed.set()

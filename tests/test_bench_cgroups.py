@@ -31,8 +31,8 @@ def test_version_1_has_a_group_per_controller(tmp_path: Path) -> None:
         assert group.in_force == Limits(84_000_000, 40)
     name = f"sti-bench-{os.getpid()}"
     assert (root / "blkio" / name / "blkio.throttle.read_bps_device").read_text() == "254:0 84000000"
-    assert (root / "cpu" / name / "cpu.cfs_quota_us").read_text() == "2000"
-    assert (root / "cpu" / name / "cpu.cfs_period_us").read_text() == "5000"
+    assert (root / "cpu" / name / "cpu.cfs_quota_us").read_text() == "1000"
+    assert (root / "cpu" / name / "cpu.cfs_period_us").read_text() == "2500"
     assert [(root / top / name / "cgroup.procs").read_text() for top in ("blkio", "cpu")] == ["42", "42"]
 
 
@@ -55,9 +55,7 @@ def test_what_the_kernel_does_not_take_is_not_in_force(tmp_path: Path) -> None:
     assert [(path / "cpu.shares").read_text() for path in group.folders] == ["262144"]
 
 
-@pytest.mark.parametrize(
-    ("percent", "quota"), [(100, (5_000, 5_000)), (25, (1_250, 5_000)), (20, (1_000, 5_000)), (10, (1_000, 10_000))]
-)
+@pytest.mark.parametrize(("percent", "quota"), [(100, (1_000, 1_000)), (25, (1_000, 4_000)), (10, (1_000, 10_000))])
 def test_quotas_are_what_the_kernel_accepts(percent: float, quota: tuple[int, int]) -> None:
     assert quota_of(percent) == quota
 

@@ -181,9 +181,12 @@ def test_the_command_line_streams_texts(client: httpx.Client, expected: str, sti
     assert stopped["finish_reason"] == "stop"
     chat = sti("infer", "w3", "--chat", "--seed", 1, "--max-tokens", 4, "--url", client.base_url, "--json").json
     assert chat["data"][0]["usage"]["completion_tokens"] == 4
-    ignored = sti("infer", "w5", "--url", client.base_url, "--target-ms", 100)
+    ignored = sti("infer", "w5", "--url", client.base_url, "--memory-mb", 100)
     assert ignored.code == 1
-    assert "leave --pair, --truncate, --target-ms and --memory-mb out" in ignored.err
+    assert "leave --pair, --truncate and --memory-mb out" in ignored.err
+    unplanned = sti("infer", "w5", "--url", client.base_url, "--target-ms", 100)
+    assert unplanned.code == 1
+    assert "no importance profile, so nothing can be planned for a target" in unplanned.err
     refused = sti("infer", "w5", "--url", client.base_url, "--max-tokens", 100)
     assert refused.code == 1
     assert "101 tokens of prompt and answer, the model has room for 64" in refused.err

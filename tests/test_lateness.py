@@ -1,6 +1,6 @@
 import pytest
 
-from device_agent.lateness import FEW_RUNS, LEAST_MARGIN, RUNS, Lateness
+from device_agent.lateness import FEW_RUNS, LEAST_MARGIN, RUNS, Lateness, length_of
 
 
 def after(*late: float) -> Lateness:
@@ -59,6 +59,19 @@ def test_costs_that_are_off_by_the_median_run_are_to_be_corrected(late: float) -
     for _ in range(FEW_RUNS - 1):
         lateness.observe(late)
         assert not lateness.off, "only runs under the new costs say that they are off, too"
+
+
+def test_costs_that_other_runs_corrected_are_judged_anew() -> None:
+    lateness = after(*[1.3] * FEW_RUNS)
+    lateness.expect_others()
+    assert not lateness.off
+    for _ in range(FEW_RUNS):
+        lateness.observe(1.0)
+    assert not lateness.off
+
+
+def test_targets_of_about_one_length_share_their_lateness() -> None:
+    assert length_of(15.0) == length_of(20.0) != length_of(30.0)
 
 
 def test_how_runs_scatter_outlives_a_correction() -> None:

@@ -143,7 +143,7 @@ def test_the_command_reports_and_draws(store: Path, data: Path, sti: Sti, tmp_pa
     finished = sti(*arguments, "--json", "--heat-map", tmp_path / "map.png")
     assert finished.code == 0, finished.err
     assert finished.json["metric"] == "accuracy"
-    assert finished.json["texts"] == 24
+    assert finished.json["samples"] == 24
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 

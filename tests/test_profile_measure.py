@@ -10,9 +10,9 @@ from host.profile.estimate import estimated_changes
 from host.profile.jobs import Job, Kind, Task, manifest_sha256, run_job, shard_key
 from host.profile.losses import additive_losses, never_rising, own_losses
 from host.profile.measure import Bench
+from host.profile.profiler import read_sample
 from host.profile.quality import Outputs, Quality
 from host.profile.runner import Runner
-from host.profile.sample import read_sample
 from host.profile.stored_model import StoredModel
 from shard_store.errors import DataError, FormatError
 from shard_store.geometry import ShardKey

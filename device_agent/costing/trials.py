@@ -6,9 +6,9 @@ from contextlib import closing
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
+from device_agent.causal_activations import CausalActivations
 from device_agent.costing.measure import device_name
 from device_agent.executor import Activations
-from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
 from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Pass, Pipeline
@@ -16,21 +16,25 @@ from device_agent.plan import LayerPlan, Plan
 from shard_store.errors import BudgetError
 from shard_store.manifest import Manifest
 
-REST_S = 0.02  # requests seldom follow each other at once, and what rests is slower: caches, clocks, wakened threads
+REST_S = 0.02  # requests seldom follow each other at once, and what rests is slower: caches, clocks, woken threads
 
 
 class EngineTrials:
-    """What `measure_costs` needs of an engine. fit: a plan at a sequence as a pass within the budget."""
+    """What `measure_costs` needs of an engine.
+
+    fit: a plan at a sequence as a pass within the budget; passenger: what such a pass carries; rest_s: before each
+    pass.
+    """
 
     def __init__(
-        self, source: LayerSource, pipeline: Pipeline, runtime: Runtime, *, threads: int,
+        self, source: LayerSource, pipeline: Pipeline, *, threads: int,
         fit: Callable[[Plan, int], Pass], overhead_ms: Callable[[], float],
+        passenger: Callable[[Plan, int], Activations | CausalActivations], rest_s: float = REST_S,
     ) -> None:  # fmt: skip
         self._source = source
         self._pipeline = pipeline
-        self._runtime = runtime
-        self._threads = threads
-        self._fit = fit
+        self._threads, self._rest_s = threads, rest_s
+        self._fit, self._passenger = fit, passenger
         self.overhead_ms = overhead_ms
 
     @property
@@ -54,10 +58,8 @@ class EngineTrials:
         if cold:
             self._source.store.drop_page_cache()
         self._pipeline.make_room(job)
-        time.sleep(REST_S)
-        with closing(Activations(self._runtime, sequence, self.manifest.geometry.hidden)) as activations:
-            activations.hidden[:] = 0.0
-            activations.mask.array[:] = 0.0
+        time.sleep(self._rest_s)
+        with closing(self._passenger(job.plan, sequence)) as activations:
             return self._pipeline.run(job, [activations], lambda: False)
 
     def read_sizes(self, layer: LayerPlan) -> tuple[int, int]:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-PERIOD_US = 5_000  # short, so that a throttled layer is late by milliseconds and not by tenths of a second
-_LEAST_QUOTA_US = 1_000  # the kernel takes no less
+QUOTA_US = 1_000  # the kernel takes no less; so a throttled layer is late by as little as can be
 _MOST_SHARES, _MOST_WEIGHT = "262144", "10000"
 _REMOVE_SECONDS = 2.0
 
@@ -69,11 +68,8 @@ def disk_of(path: Path, devices: Path = Path("/sys/dev/block")) -> str | None:
 
 
 def quota_of(cpu_percent: float) -> tuple[int, int]:
-    """Quota and period in microseconds."""
-    quota = cpu_percent / 100 * PERIOD_US
-    if quota >= _LEAST_QUOTA_US:
-        return round(quota), PERIOD_US
-    return _LEAST_QUOTA_US, round(_LEAST_QUOTA_US / cpu_percent * 100)
+    """Quota and period in microseconds: the shortest that the kernel takes."""
+    return QUOTA_US, round(QUOTA_US / cpu_percent * 100)
 
 
 @dataclass(frozen=True, slots=True)

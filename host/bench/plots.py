@@ -42,6 +42,7 @@ def _figure(rows: Sequence[Row], path: Path, panel: Callable[["Axes", Sequence[R
         for method in METHODS:
             if own := [row for row in members if row.method == method.name]:
                 panel(axes, own, method.name)
+        _plain_numbers(axes)
     for axes in panels[len(settings) :]:
         axes.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
@@ -49,6 +50,17 @@ def _figure(rows: Sequence[Row], path: Path, panel: Callable[["Axes", Sequence[R
     figure.suptitle(f"{rows[0].model}, sequence {rows[0].sequence}", fontsize=10)
     figure.savefig(path, dpi=120)
     return path
+
+
+def _plain_numbers(axes: "Axes") -> None:
+    """Along logarithmic axes, too, at 1, 2, 5, 10, ..."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # noqa: PLC0415
+
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def _style(name: str) -> dict[str, object]:

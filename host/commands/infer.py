@@ -30,14 +30,15 @@ class _Asked:
     def check(self, *, generates: bool) -> None:
         """Refuse options that the model's task has no use for, rather than ignore them."""
         options, text = self.options, self.text_options
-        if not generates and text != TextOptions(bits=text.bits, layers=text.layers, slices=text.slices):
+        others = TextOptions(bits=text.bits, layers=text.layers, slices=text.slices, target_ms=text.target_ms)
+        if not generates and text != others:
             raise RequestError(
                 "--chat, --max-tokens, --temperature, --top-p, --top-k, --seed and --stop are for models that generate "
                 "text; leave them out"
             )
-        others = options.truncate or options.target_ms is not None or options.memory_mb is not None
-        if generates and (others or len(self.singles) < len(self.inputs)):
-            raise RequestError("this model generates text; leave --pair, --truncate, --target-ms and --memory-mb out")
+        pairs = len(self.singles) < len(self.inputs)
+        if generates and (pairs or options.truncate or options.memory_mb is not None):
+            raise RequestError("this model generates text; leave --pair, --truncate and --memory-mb out")
 
 
 def infer_command(
@@ -57,7 +58,8 @@ def infer_command(
     layers: Annotated[int | None, typer.Option(help="How many of the layers, from the bottom.")] = None,
     slices: Annotated[int | None, typer.Option(help="How many slices of every layer.")] = None,
     target_ms: Annotated[
-        float | None, typer.Option(help="Time in which to answer: the planner chooses layers, slices and bitwidths.")
+        float | None,
+        typer.Option(help="Time in which to answer, or to make a token: the planner chooses what runs."),
     ] = None,
     memory_mb: Annotated[float | None, typer.Option(help="Memory that this run may take, in MiB.")] = None,
     pair: Annotated[bool, typer.Option("--pair", help="Take the texts two by two.")] = False,
@@ -78,7 +80,9 @@ def infer_command(
     asked = _Asked(
         inputs,
         RunOptions(bits, layers, slices, truncate, target_ms=target_ms, memory_mb=memory_mb),
-        TextOptions(chat, max_tokens, temperature, top_p, top_k, seed, tuple(stop or ()), bits, layers, slices),
+        TextOptions(
+            chat, max_tokens, temperature, top_p, top_k, seed, tuple(stop or ()), bits, layers, slices, target_ms
+        ),
         as_json,
     )
     if url:

@@ -22,7 +22,10 @@ def plan_command(
     ],
     memory_mb: Annotated[float, typer.Option(min=0.001, help="Memory budget, in MiB.")],
     target_ms: Annotated[float | None, typer.Option(min=0.001, help="Time in which to answer (default: any).")] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of the text (default: the longest).")] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of the text, of a decoder with its answer (default: the longest)."),
+    ] = None,
     first: Annotated[
         bool, typer.Option("--first", help="Plan the first run after a start, when nothing is in memory yet.")
     ] = False,

@@ -16,9 +16,12 @@ def profile_command(
     *,
     data: Annotated[
         Path,
-        typer.Option(metavar="TSV", help="Training examples, text and label between tabs; never what is reported."),
+        typer.Option(
+            metavar="FILE",
+            help="Training examples, never what is reported: text or image file, tab, label; for a decoder plain text.",
+        ),
     ],
-    limit: Annotated[int, typer.Option(min=8, help="Texts to measure on.")] = 512,
+    limit: Annotated[int, typer.Option(min=8, help="Texts or images to measure on.")] = 512,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes (default: one for each processor).")] = None,
     method: Annotated[
         ProfileMethod, typer.Option(help="Run every shard at every bitwidth, or estimate that from gradients.")

@@ -51,7 +51,7 @@ def _output_gradients(bench: Bench) -> list[list[Tensor]]:
         watched = tf.constant(hidden)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(watched)
-            weighted = _weighted(runner.head(watched, batch), reference, batch.real, bench.quality)
+            weighted = _weighted(runner.head(watched, batch), reference, batch.answers, bench.quality)
             sums = [tf.reduce_sum(one) for one in weighted]
         gradients.append([tape.gradient(one, watched) for one in sums])
     return gradients

@@ -88,7 +88,7 @@ class _Cached:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self._key = (task.store, task.manifest_sha256, task.sample.sha256, task.sample.texts)
+        self._key = (task.store, task.manifest_sha256, task.sample.sha256, task.sample.inputs)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Cached) and self._key == other._key

@@ -1,5 +1,7 @@
 """Measures one model on one sample: what jobs do."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from host.profile.jobs import Job, Kind, Outcome, Task, manifest_sha256, shard_key
@@ -20,7 +22,7 @@ class Bench:
         *self.lower, self.best = manifest.bitwidths
         self.quality = Quality(
             manifest.description.head, runner.uniform(self.best),
-            [batch.real for batch in runner.sample.batches], runner.sample.labels,
+            [batch.answers for batch in runner.sample.batches], runner.sample.labels,
         )  # fmt: skip
 
     @classmethod
@@ -42,12 +44,13 @@ class Bench:
             return self._judge(self.runner.submodels(job.index, self.best))
         if job.kind is Kind.UNIFORM:
             return self._judge([self.runner.uniform(job.index)])
-        return self._judge([self.runner.changed(self.best, self._key(job, bitwidth)) for bitwidth in self.lower])
+        return self._judge(self.runner.changed(self.best, self._key(job, bitwidth)) for bitwidth in self.lower)
 
     def _key(self, job: Job, bitwidth: int) -> ShardKey:
         return shard_key(self.runner.geometry, job.index, bitwidth)
 
-    def _judge(self, runs: list[Outputs]) -> Outcome:
-        losses = np.array([self.quality.loss(outputs) for outputs in runs])
-        metrics = np.array([self.quality.metric(outputs) for outputs in runs])
+    def _judge(self, runs: Iterable[Outputs]) -> Outcome:
+        """One after another: the outputs of a language model are large."""
+        judged = [(self.quality.loss(outputs), self.quality.metric(outputs)) for outputs in runs]
+        losses, metrics = np.array(judged).T
         return Outcome(losses, metrics)

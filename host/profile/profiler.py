@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from host.profile.image_sample import read_image_sample
 from host.profile.jobs import Job, Kind, Outcome, Task, manifest_sha256, shard_jobs, submodel_jobs
 from host.profile.losses import Doubles, additive_losses, own_losses
 from host.profile.partial import PartialResults
 from host.profile.quality import metric_name
-from host.profile.sample import read_sample
+from host.profile.sample import Sample
+from host.profile.text_sample import read_prompt_sample, read_text_sample
 from host.profile.workers import Workers, dask, pool
-from shard_store.errors import PlanError
 from shard_store.geometry import Geometry
-from shard_store.head import HeadKind
 from shard_store.manifest import Manifest
 from shard_store.profile import Grid, Profile, ProfileMethod, first_layers
 from shard_store.profile_writer import write_profile
@@ -25,14 +25,14 @@ from shard_store.reader import Store
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
 Measured = dict[Job, Outcome]
 ShardLosses = dict[int, Doubles]  # by bitwidth below the best: (shards,)
-DEFAULT_TEXTS = 512
+DEFAULT_SAMPLES = 512
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileOptions:
     """How to profile."""
 
-    texts: int = DEFAULT_TEXTS
+    samples: int = DEFAULT_SAMPLES
     processes: int | None = None  # None: one for each processor
     method: ProfileMethod = ProfileMethod.EXACT
     dask_address: str | None = None
@@ -46,15 +46,14 @@ class ProfileOptions:
 def profile_store(
     path: Path, data: Path, options: ProfileOptions, progress: Progress, workers: Workers | None = None
 ) -> Profile:
-    """Measure a store's importance profile on labelled texts and write it into the store.
+    """Measure a store's importance profile on texts or images and write it into the store.
 
-    Raises DataError for texts that cannot be used, PlanError for a model that does not read texts, FormatError or
-    ChecksumError for a damaged store, DeviceError for a Dask cluster that fails.
+    Raises DataError for data that cannot be used, FormatError or ChecksumError for a damaged store, DeviceError for a
+    Dask cluster that fails.
     """
     with Store.open(path) as store:
         manifest = store.manifest
-        _check_model(manifest)
-        task = Task(path.resolve(), manifest_sha256(store), read_sample(store, data, options.texts))
+        task = Task(path.resolve(), manifest_sha256(store), read_sample(store, data, options.samples))
     kept = PartialResults(task)
     if options.resume:
         kept.load()
@@ -86,12 +85,12 @@ class _Measurement:
         return found
 
 
-def _check_model(manifest: Manifest) -> None:
-    if manifest.description.image is not None or manifest.description.head.kind is HeadKind.LANGUAGE_MODEL:
-        raise PlanError(
-            f"model {manifest.description.model}: only text encoders can be profiled, not models of images or that "
-            "generate text"
-        )
+def read_sample(store: Store, data: Path, limit: int | None) -> Sample:
+    """What the store's model reads: labelled images, plain texts, or texts of a task. Raises DataError."""
+    description = store.manifest.description
+    if description.image is not None:
+        return read_image_sample(store, data, description.image, limit)
+    return (read_text_sample if description.generation is None else read_prompt_sample)(store, data, limit)
 
 
 def _jobs(manifest: Manifest, method: ProfileMethod) -> list[Job]:
@@ -125,7 +124,7 @@ def _profile(task: Task, manifest: Manifest, method: ProfileMethod, measured: Me
     head = manifest.description.head
     return Profile(
         metric=metric_name(head),
-        samples=task.sample.texts,
+        samples=task.sample.inputs,
         data_sha256=task.sample.sha256,
         method=method,
         metrics=_grid(np.stack([one.metrics for one in by_slices], axis=1)),
@@ -151,7 +150,7 @@ class ProfileReport:
 
     store: Path
     method: ProfileMethod
-    texts: int
+    samples: int  # texts or images
     metric: str
     whole_model: float  # the metric of all layers and slices
     best_submodel: str

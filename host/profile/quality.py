@@ -3,7 +3,8 @@
 The loss is a mean over texts, 0 for equal outputs, and about quadratic in the difference of small ones:
 
 - classification with one label: the Kullback-Leibler divergence from the reference's probabilities;
-- several labels: the same, of each label's probability, added up; tokens: the same, the mean over a text's tokens;
+- several labels: the same, of each label's probability, added up; tokens, and what follows a token in a language model:
+  the same, the mean over a text's tokens that are judged;
 - embeddings: 1 - cosine, half the squared distance of the normalised vectors;
 - regression: half the squared difference in units of the reference's standard deviation over the texts, which is the
   divergence of two normal distributions of that width.
@@ -19,7 +20,7 @@ from shard_store.head import Head, HeadKind, Scores
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Outputs = Sequence[Floats]  # by batch: (texts, outputs), or (texts, seq, outputs) of a token classification
+Outputs = Sequence[Floats]  # by batch: (inputs, outputs), or (texts, tokens, outputs) of an answer for each token
 _TINY = 1e-12
 _PROJECTIONS = 16
 
@@ -30,7 +31,7 @@ class Quality:
 
     head: Head
     reference: Outputs
-    real: Sequence[npt.NDArray[np.bool_]]  # by batch: (texts, seq)
+    real: Sequence[npt.NDArray[np.bool_]]  # by batch: which outputs count (texts, tokens)
     labels: npt.NDArray[np.int64]  # (texts,)
 
     def loss(self, outputs: Outputs) -> float:
@@ -93,7 +94,7 @@ def metric_name(head: Head) -> str:
         return "cosine"
     if head.scores is Scores.NONE:
         return "correlation"
-    if head.kind is HeadKind.TOKEN_CLASSIFICATION or head.scores is Scores.SIGMOID:
+    if head.kind in (HeadKind.TOKEN_CLASSIFICATION, HeadKind.LANGUAGE_MODEL) or head.scores is Scores.SIGMOID:
         return "agreement"
     return "accuracy"
 

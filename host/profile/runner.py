@@ -1,23 +1,25 @@
 """Runs the float model of a store over a sample, from any layer on: what came before a change is computed once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from host.profile.batch import Batch, TokenBatch
+from host.profile.embedding import embed
 from host.profile.quality import Outputs
-from host.profile.sample import Sample, TokenBatch
+from host.profile.sample import Sample
 from host.profile.stored_model import StoredModel
 from host.quiet_tensorflow import tf
-from host.transformer import MASKED, LayerTensors, LayerTrace, Tensor, layer_forward, norm
+from host.transformer import MASKED, LayerTensors, LayerTrace, Tensor, layer_forward
 from shard_store.geometry import ShardKey
 from shard_store.head import HeadActivation, HeadKind, Pooling
 from shard_store.layer_spec import NormPosition
 
 Floats = npt.NDArray[np.float32]
-States = tuple[Floats, ...]  # by batch: (texts, seq, hidden)
+States = tuple[Floats, ...]  # by batch: (inputs, seq, hidden)
 
 _ACTIVATIONS: Mapping[HeadActivation, Callable[[Tensor], Tensor]] = {
     HeadActivation.NONE: lambda x: x,
@@ -33,10 +35,8 @@ class Runner:
         self.model = model
         self.sample = sample
         self.geometry = model.geometry
-        self.masks = [
-            np.where(batch.real, np.float32(0), np.float32(MASKED))[:, None, None, :] for batch in sample.batches
-        ]
-        self.first = tuple(self._embed(batch) for batch in sample.batches)
+        self.masks = [_mask(batch, causal=self.geometry.spec.causal) for batch in sample.batches]
+        self.first = tuple(embed(model, batch) for batch in sample.batches)
         self.before = lru_cache(2 * self.geometry.layers)(self._run_before)
 
     def uniform(self, bitwidth: int) -> Outputs:
@@ -50,13 +50,12 @@ class Runner:
             states = self.step(states, self.model.layer(layer, base))
         return self.outputs(states)
 
-    def submodels(self, slices: int, bitwidth: int) -> list[Outputs]:
-        """Outputs after each depth of the submodel of the first slices."""
-        states, found = self.first, []
+    def submodels(self, slices: int, bitwidth: int) -> Iterator[Outputs]:
+        """Outputs after each depth of the submodel of the first slices, computed when they are asked for."""
+        states = self.first
         for layer in range(self.geometry.layers):
             states = self.step(states, self.model.narrow(layer, bitwidth, slices))
-            found.append(self.outputs(states))
-        return found
+            yield self.outputs(states)
 
     def step(self, states: States, weights: LayerTensors) -> States:
         """Hidden states behind a layer."""
@@ -72,6 +71,7 @@ class Runner:
         return layer_forward(
             tf.convert_to_tensor(hidden), tf.convert_to_tensor(mask), weights, head_width=geometry.head_width,
             activation=geometry.activation, norm_eps=geometry.norm_eps, spec=geometry.spec,
+            frequencies=self.model.tensors.get("rotary.frequency"),
         )  # fmt: skip
 
     def outputs(self, states: States) -> Outputs:
@@ -79,11 +79,14 @@ class Runner:
         pairs = zip(states, self.sample.batches, strict=True)
         return [np.asarray(self.head(tf.convert_to_tensor(hidden), batch)) for hidden, batch in pairs]
 
-    def head(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
-        """hidden (texts, seq, hidden) to outputs (texts, outputs), or (texts, seq, outputs) of tokens."""
-        head, tensors, geometry = self.model.store.manifest.description.head, self.model.tensors, self.geometry
-        if geometry.spec.norm_position is NormPosition.BEFORE:
-            hidden = self._norm(hidden, "final_norm")
+    def head(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """hidden (inputs, seq, hidden) to outputs (inputs, outputs), or (texts, seq or judged tokens, outputs)."""
+        head, tensors = self.model.store.manifest.description.head, self.model.tensors
+        if self.geometry.spec.norm_position is NormPosition.BEFORE:
+            hidden = self.model.norm(hidden, "final_norm")
+        if isinstance(batch, TokenBatch) and batch.judged is not None:
+            judged = tf.gather(hidden, np.maximum(batch.judged, 0), batch_dims=1)  # (texts, judged tokens, hidden)
+            return tf.tensordot(judged, self.model.vocabulary, [[2], [1]])
         x = hidden if head.kind is HeadKind.TOKEN_CLASSIFICATION else _pool(hidden, batch, head.pooling)
         for dense in head.layers:
             x = _ACTIVATIONS[dense.activation](
@@ -96,21 +99,6 @@ class Runner:
             return self.first
         return self.step(self.before(layer - 1, bitwidth), self.model.layer(layer - 1, bitwidth))
 
-    def _embed(self, batch: TokenBatch) -> Floats:
-        store = self.model.store
-        description, shape = store.manifest.description, (*batch.ids.shape, self.geometry.hidden)
-        positions = np.arange(batch.ids.shape[1]) + description.position_offset
-        summed = store.rows("word", batch.ids.reshape(-1)).reshape(shape) + store.rows("position", positions)
-        if "token_type" in store.manifest.row_tables:
-            summed += store.rows("token_type", batch.types.reshape(-1)).reshape(shape)
-        if self.geometry.spec.norm_position is NormPosition.BEFORE:
-            return summed
-        return np.asarray(self._norm(summed, "embedding_norm"))
-
-    def _norm(self, x: Tensor, name: str) -> Tensor:
-        gamma, beta = self.model.tensors[f"{name}.gamma"], self.model.tensors.get(f"{name}.beta")
-        return norm(tf.convert_to_tensor(x), gamma, beta, self.geometry.norm_eps, self.geometry.spec.norm_kind)
-
 
 def constants(weights: LayerTensors) -> LayerTensors:
     """The weights as TensorFlow holds them, so that they are copied once and not for each batch."""
@@ -118,7 +106,14 @@ def constants(weights: LayerTensors) -> LayerTensors:
     return LayerTensors(**{name: None if value is None else tf.constant(value) for name, value in values})
 
 
-def _pool(hidden: Tensor, batch: TokenBatch, pooling: Pooling) -> Tensor:
+def _mask(batch: Batch, *, causal: bool) -> Floats:
+    """What is added to attention scores: (inputs, 1, 1, seq), or of causal layers (1, 1, seq, seq): padding is last."""
+    length = batch.real.shape[1]
+    unseen = np.triu(np.ones((1, 1, length, length), np.bool_), 1) if causal else ~batch.real[:, None, None]
+    return np.where(unseen, np.float32(MASKED), np.float32(0))
+
+
+def _pool(hidden: Tensor, batch: Batch, pooling: Pooling) -> Tensor:
     if pooling is Pooling.CLS:
         return hidden[:, 0]
     real = tf.constant(batch.real[..., None], tf.float32)

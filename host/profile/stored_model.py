@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from host.transformer import LayerTensors
+from host.quiet_tensorflow import tf
+from host.transformer import LayerTensors, Tensor, norm
 from shard_store.codec import ShardView
 from shard_store.decoder import Decoder
 from shard_store.file_access import aligned_buffer
 from shard_store.geometry import EXACT_BITWIDTH, Cut, ShardKey
 from shard_store.reader import ShardReader, Store
+from shard_store.vocabulary_head import unpack_block
 
 Floats = npt.NDArray[np.float32]
 SliceWeights = dict[str, Floats]  # matrices (rows, columns) and, of those cut by rows, NAME_bias (rows,)
@@ -28,6 +30,25 @@ class StoredModel:
         self._reader = ShardReader(store, direct=False)
         self._decoder = Decoder(self.geometry)
         self.layer = lru_cache(2 * self.geometry.layers)(self.decode_layer)
+
+    @cached_property
+    def vocabulary(self) -> Tensor:
+        """The matrix (vocabulary, hidden) of a language model, at the best bitwidth that the store has it in."""
+        head = self.store.manifest.vocabulary_head
+        assert head is not None
+        bitwidth = max(head.blocks)
+        parts = []
+        for number, span in enumerate(head.blocks[bitwidth]):
+            block = self.store.head_block(bitwidth, number, memoryview(bytearray(span.nbytes)), verify=True)
+            rows = len(head.rows_of(bitwidth, number))
+            weights, scales = unpack_block(block, rows, self.geometry.hidden, bitwidth)
+            parts.append(weights.astype(np.float32) * scales[:, None])
+        return tf.constant(np.concatenate(parts), tf.float32)
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        """One of the norms outside the layers, over the last axis."""
+        gamma, beta = self.tensors[f"{name}.gamma"], self.tensors.get(f"{name}.beta")
+        return norm(tf.convert_to_tensor(x), gamma, beta, self.geometry.norm_eps, self.geometry.spec.norm_kind)
 
     def close(self) -> None:
         """Closes the store's files."""
@@ -63,8 +84,8 @@ class StoredModel:
         joined = {name: np.concatenate([part[name] for part in parts], self._axis(name)) for name in parts[0]}
         for name in self.geometry.layer_tensors:
             joined[name.replace(".", "_")] = self.tensors[f"layer.{layer}.{name}"]
-        for norm in ("attention_norm_beta", "ffn_norm_beta"):  # an RMSNorm has none
-            joined.setdefault(norm, np.zeros(self.geometry.hidden, np.float32))
+        for beta in ("attention_norm_beta", "ffn_norm_beta"):  # an RMSNorm has none
+            joined.setdefault(beta, np.zeros(self.geometry.hidden, np.float32))
         return LayerTensors(**joined)
 
     def with_shard(self, base: int, key: ShardKey) -> LayerTensors:

@@ -56,7 +56,8 @@ def _run_on_dask(address: str, task: Task, jobs: Sequence[Job]) -> Iterator[tupl
     with client:
         if not client.scheduler_info()["workers"]:
             raise DeviceError(f"Dask cluster {address}: has no workers; start some")
-        futures = {client.submit(run_job, task, job, pure=False): job for job in jobs}
+        shared = client.scatter(task, broadcast=True, hash=False)  # once for each worker: images are large
+        futures = {client.submit(run_job, shared, job, pure=False): job for job in jobs}
         try:
             for future in distributed.as_completed(list(futures)):
                 yield futures[future], future.result()

@@ -4,10 +4,11 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from device_agent.image import read_pixels
+from device_agent.pixels import embed_patches, patches_of, pixels_of, read_image
 from shard_store.errors import FormatError, RequestError
 from shard_store.image_input import ImageInput, Resampling
 from tests.images import encoded
@@ -15,6 +16,10 @@ from tests.images import encoded
 INPUT = ImageInput(28, 28, 7, 3, True, Resampling.BILINEAR, 1 / 255, (0.5, 0.4, 0.3), (0.5, 0.25, 1.0))
 GREY = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
 COLOURED = np.random.default_rng(1).integers(0, 256, (28, 28, 3), np.uint8)
+
+
+def read_pixels(data: bytes, image: ImageInput, name: str) -> npt.NDArray[np.float32]:
+    return pixels_of(read_image(data, image, name), image)
 
 
 def test_pixels_are_scaled_and_normalised_per_channel() -> None:
@@ -36,6 +41,17 @@ def test_other_sizes_are_resized_or_refused() -> None:
     np.testing.assert_array_equal(read_pixels(large, nearest, "image"), read_pixels(encoded(GREY), nearest, "image"))
     with pytest.raises(RequestError, match="image 3 has 56 x 56 pixels, must have 28 x 28"):
         read_pixels(large, replace(INPUT, resize=False), "image 3")
+
+
+def test_patches_lie_row_by_row_behind_the_class_token() -> None:
+    one = replace(INPUT, channels=1, mean=(0.0,), std=(1.0,), scale=1.0)
+    patches = patches_of(read_pixels(encoded(GREY), one, "image"), one)
+    np.testing.assert_array_equal(patches[5], GREY[7:14, 7:14].reshape(-1))
+    tensors = {"patch.weight": np.eye(49, dtype=np.float32), "patch.bias": np.ones(49, np.float32)}
+    tensors["cls_token"] = np.full(49, 3, np.float32)
+    hidden = embed_patches(patches, tensors, np.arange(17, dtype=np.float32)[:, None])
+    np.testing.assert_array_equal(hidden[0], 3)
+    np.testing.assert_array_equal(hidden[6], patches[5] + 7)
 
 
 def test_jpeg_is_read() -> None:
