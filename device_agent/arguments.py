@@ -74,6 +74,10 @@ def add_resources(group: "argparse._ArgumentGroup") -> None:
         "--throttle-mb-s", type=_above_zero, metavar="MB",
         help="read no faster than this many megabytes per second, to emulate slower flash",
     )  # fmt: skip
+    group.add_argument(
+        "--slowdown", type=_at_least_one, default=options.slowdown, metavar="X",
+        help="take X times as long for whatever the processor does, to emulate a slower one (default: %(default)g)",
+    )  # fmt: skip
 
 
 def _agents(text: str) -> int | str:
@@ -107,6 +111,7 @@ def engine_options(options: argparse.Namespace) -> EngineOptions:
         layers_in_flight=options.layers_in_flight,
         direct=options.direct,
         throttle_bytes_per_s=None if options.throttle_mb_s is None else options.throttle_mb_s * 1e6,
+        slowdown=options.slowdown,
         costs_path=options.costs,
     )
 
@@ -122,6 +127,13 @@ def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def _at_least_one(text: str) -> float:
+    value = _above_zero(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return value
 
 
 def _above_zero(text: str) -> float:

@@ -34,6 +34,7 @@ from device_agent.inplace import ExecutorChoice, choose_executor
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
 from device_agent.memory import MIB, RUNNING_BYTES, Footprint, Ledger
+from device_agent.pace import Pace
 from device_agent.phases import PhaseTimes, Stopwatch
 from device_agent.pipeline import Pass, Pipeline
 from device_agent.plan import Plan, Residency, default_bitwidth, uniform_plan
@@ -66,6 +67,7 @@ class EngineOptions:
     layers_in_flight: int = 2  # without a target
     direct: bool | None = False  # read past the page cache; None: where the file system can
     throttle_bytes_per_s: float | None = None
+    slowdown: float = 1.0  # of the processor, emulated
     executor: ExecutorChoice = ExecutorChoice.AUTO
     plan_agents: bool = False  # for plans that leave residency open: agents, layers in flight and what to keep
     costs_path: Path | None = None  # where this device's costs are kept; None: measured anew by every engine
@@ -98,7 +100,9 @@ class Engine:
         self._lock = Lock()
         self._runtime = Runtime(self.options.threads)
         self._reader = ShardReader(self.store, self.options.direct, self.options.throttle_bytes_per_s)
-        self._source = LayerSource(self.store, self._reader, choose_executor(self.options.executor, self._runtime))
+        self._pace = Pace(self.options.slowdown)
+        executor = choose_executor(self.options.executor, self._runtime)
+        self._source = LayerSource(self.store, self._reader, executor, self._pace)
         self._tensors = self._source.resident_tensors
         self._encoder: Encoder = open_encoder(self.store, self._tensors)
         self._pipeline = Pipeline(self._source, self.ledger)
@@ -237,7 +241,8 @@ class Engine:
         restart_peak()
         self.ledger.restart()
         chooser = self._chooser(plan, goal, watch, len(inputs))
-        tokens = self._encoder.tokenize(inputs, truncate)
+        with self._pace.kept():
+            tokens = self._encoder.tokenize(inputs, truncate)
         outputs: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(tokens)
         runs: list[Run] = []
         passes: list[PhaseTimes] = []
@@ -332,8 +337,9 @@ class Engine:
         with self.ledger.holding(job.footprint.activation_bytes):
             batch = [Activations(self._runtime, job.sequence, self.manifest.geometry.hidden) for _ in members]
             try:
-                for index, activations in zip(members, batch, strict=True):
-                    self._encoder.embed(tokens[index], activations)
+                with self._pace.kept():
+                    for index, activations in zip(members, batch, strict=True):
+                        self._encoder.embed(tokens[index], activations)
                 times = self._pipeline.run(job, batch, cancelled)
                 for index, activations in zip(members, batch, strict=True):
                     hidden = activations.hidden[: len(tokens[index])]

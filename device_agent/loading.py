@@ -11,6 +11,7 @@ import numpy.typing as npt
 from device_agent.costs import kind_of
 from device_agent.executor import Executor, LayerHandle
 from device_agent.layer_model import SHARED_SCALES, LayerFrame
+from device_agent.pace import Pace
 from device_agent.plan import LayerPlan, Plan, Residency
 from shard_store.codec import ShardView
 from shard_store.decoder import Decoder
@@ -22,6 +23,7 @@ from shard_store.template import Template, TemplateKind
 PAGE_BYTES = 4096  # direct reads begin and end on pages
 READ_BYTES = 2 << 20  # one read: enough for a flash device's full rate, little enough to hold one per agent
 _TEMPLATES_KEPT = 16
+_FULL_SPEED = Pace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,9 @@ class Preloaded:
 class LayerSource:
     """All that is needed to load any layer of one store. Shared by all loading agents."""
 
-    def __init__(self, store: Store, reader: ShardReader, executor: Executor) -> None:
+    def __init__(self, store: Store, reader: ShardReader, executor: Executor, pace: Pace = _FULL_SPEED) -> None:
         self.store = store
+        self.pace = pace
         self.reader = reader
         self.executor = executor
         self.geometry = store.manifest.geometry
@@ -123,7 +126,8 @@ class LoadingAgent:
         passing = layer.residency is not Residency.RESIDENT
         frame = executor.frame(template, self._source.geometry, passing=passing)
         try:
-            frame.fill_layer(self._source.layer_tensors(layer.layer))
+            with self._source.pace.kept():
+                frame.fill_layer(self._source.layer_tensors(layer.layer))
             if preloaded:
                 self._fill(frame, layer.shards(), preloaded.payloads)
             else:
@@ -132,7 +136,8 @@ class LoadingAgent:
                     payloads = self._source.reader.read(keys, self._buffer_for(keys))
                     read_seconds += time.perf_counter() - before
                     self._fill(frame, keys, payloads)
-            handle = executor.prepare(frame)
+            with self._source.pace.kept():
+                handle = executor.prepare(frame)
         except BaseException:
             frame.close()
             raise
@@ -146,5 +151,6 @@ class LoadingAgent:
         return self._buffer
 
     def _fill(self, frame: LayerFrame, keys: Sequence[ShardKey], payloads: Sequence[memoryview]) -> None:
-        for key, payload in zip(keys, payloads, strict=True):
-            frame.fill_slice(key.slice, ShardView(payload, self._source.geometry, key.bitwidth), self._decoder)
+        with self._source.pace.kept():
+            for key, payload in zip(keys, payloads, strict=True):
+                frame.fill_slice(key.slice, ShardView(payload, self._source.geometry, key.bitwidth), self._decoder)

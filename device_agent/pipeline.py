@@ -92,7 +92,7 @@ class Pipeline:
             for layer in job.plan.layers:
                 _check(cancelled)
                 if kept := self._kept.get(_key(layer, job.sequence)):
-                    with clock.phase("execute_ms"):
+                    with clock.phase("execute_ms"), self._source.pace.kept():
                         self._source.executor.run(kept.handle, batch)
                 else:
                     self._run_loaded(layer, trip, batch, clock)
@@ -139,7 +139,7 @@ class Pipeline:
         clock.add("read_ms", loaded.read_ms)
         clock.add("prepare_ms", loaded.prepare_ms)
         try:
-            with clock.phase("execute_ms"):
+            with clock.phase("execute_ms"), self._source.pace.kept():
                 self._source.executor.run(loaded.handle, batch)
         except BaseException:
             self._free(loaded)

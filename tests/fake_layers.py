@@ -10,6 +10,7 @@ import pytest
 from device_agent import crew
 from device_agent.executor import Activations, LayerHandle
 from device_agent.loading import LayerSource, LoadedLayer, Preloaded
+from device_agent.pace import Pace
 from device_agent.plan import LayerPlan, Plan, Residency
 
 WAIT_SECONDS = 20.0  # far longer than any test: what never comes fails a test instead of hanging it
@@ -33,6 +34,7 @@ class FakeLayers:
 
     def __init__(self) -> None:
         self.executor = self
+        self.pace = Pace()
         self.hooks: dict[tuple[str, int], Callable[[], object]] = {}
         self.events: list[tuple[str, int]] = []
         self.agents: list[FakeAgent] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from host.bench import cgroups
-from host.bench.cgroups import ROOT, Limits, disk_of, limited, quota_of
+from host.bench.cgroups import ROOT, Limits, disk_of, limited
 
 
 @pytest.fixture(autouse=True)
@@ -26,38 +26,32 @@ def hierarchy(root: Path, *names: str) -> Path:
 
 def test_version_1_has_a_group_per_controller(tmp_path: Path) -> None:
     root = hierarchy(tmp_path, "blkio", "cpu")
-    with limited(Limits(84_000_000, 40), "254:0", root) as group:
+    with limited(Limits(84_000_000), "254:0", root) as group:
         group.add(42)
-        assert group.in_force == Limits(84_000_000, 40)
+        assert group.in_force == Limits(84_000_000)
     name = f"sti-bench-{os.getpid()}"
     assert (root / "blkio" / name / "blkio.throttle.read_bps_device").read_text() == "254:0 84000000"
-    assert (root / "cpu" / name / "cpu.cfs_quota_us").read_text() == "1000"
-    assert (root / "cpu" / name / "cpu.cfs_period_us").read_text() == "2500"
+    assert (root / "cpu" / name / "cpu.shares").read_text() == "262144"
     assert [(root / top / name / "cgroup.procs").read_text() for top in ("blkio", "cpu")] == ["42", "42"]
 
 
 def test_version_2_has_one_group(tmp_path: Path) -> None:
     root = hierarchy(tmp_path, ".")
-    with limited(Limits(200_000_000, 10), "254:0", root) as group:
+    with limited(Limits(200_000_000), "254:0", root) as group:
         assert len(group.folders) == 1
-        assert group.in_force == Limits(200_000_000, 10)
+        assert group.in_force == Limits(200_000_000)
     assert (group.folders[0] / "io.max").read_text() == "254:0 rbps=200000000"
-    assert (group.folders[0] / "cpu.max").read_text() == "1000 10000"
+    assert (group.folders[0] / "cpu.weight").read_text() == "10000"
 
 
 def test_what_the_kernel_does_not_take_is_not_in_force(tmp_path: Path) -> None:
-    with limited(Limits(84_000_000, 40), "254:0", tmp_path) as group:
+    with limited(Limits(84_000_000), "254:0", tmp_path) as group:
         group.add(os.getpid())
         assert (group.folders, group.in_force) == ((), Limits())
     root = hierarchy(tmp_path / "other", "blkio", "cpu")
     with limited(Limits(84_000_000), None, root) as group:
         assert group.in_force == Limits()
     assert [(path / "cpu.shares").read_text() for path in group.folders] == ["262144"]
-
-
-@pytest.mark.parametrize(("percent", "quota"), [(100, (1_000, 1_000)), (25, (1_000, 4_000)), (10, (1_000, 10_000))])
-def test_quotas_are_what_the_kernel_accepts(percent: float, quota: tuple[int, int]) -> None:
-    assert quota_of(percent) == quota
 
 
 def test_a_limit_is_of_the_whole_disk(tmp_path: Path) -> None:
@@ -75,11 +69,11 @@ def test_a_limit_is_of_the_whole_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.access(ROOT, os.W_OK), reason="needs root and control groups")
-def test_the_kernel_takes_the_limits_and_gives_the_group_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_takes_the_group_and_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroups, "_REMOVE_SECONDS", 2.0)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True) as child:
-        with limited(Limits(cpu_percent=50), None) as group:
-            if group.in_force.cpu_percent is None:
+        with limited(Limits(), None) as group:
+            if not group.folders:
                 pytest.skip("no processor controller here")
             group.add(child.pid)
             assert str(child.pid) in (group.folders[0] / "cgroup.procs").read_text().split()

@@ -1,4 +1,4 @@
-"""Slows processes down by control groups: reads of one disk in bytes per second, processors by a quota.
+"""Control groups that hold processes' reads of one disk to a rate, and let them have the processor before others.
 
 Version 1 keeps a hierarchy per controller, version 2 one for all; both need root. Whoever may not make groups gets
 no limit from the kernel, and is told so.
@@ -12,17 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-QUOTA_US = 1_000  # the kernel takes no less; so a throttled layer is late by as little as can be
 _MOST_SHARES, _MOST_WEIGHT = "262144", "10000"
 _REMOVE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """None: no limit. cpu_percent: of one core."""
+    """None: no limit."""
 
     read_bytes_per_s: int | None = None
-    cpu_percent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +44,11 @@ def limited(limits: Limits, disk: str | None, root: Path = ROOT) -> Iterator[Gro
     """
     with ExitStack() as stack:
         maker = _Maker(root, stack)
-        read, cpu = limits.read_bytes_per_s, limits.cpu_percent
+        read = limits.read_bytes_per_s
         if read is not None and not (disk and maker.limit_reads(disk, read)):
             read = None
         maker.prefer()
-        if cpu is not None and not maker.limit_processor(cpu):
-            cpu = None
-        yield Group(tuple(dict.fromkeys(maker.folders)), Limits(read, cpu))
+        yield Group(tuple(dict.fromkeys(maker.folders)), Limits(read))
 
 
 def disk_of(path: Path, devices: Path = Path("/sys/dev/block")) -> str | None:
@@ -65,11 +61,6 @@ def disk_of(path: Path, devices: Path = Path("/sys/dev/block")) -> str | None:
     if (entry / "partition").exists():  # limits are of whole disks
         return (entry.resolve().parent / "dev").read_text().strip()
     return name
-
-
-def quota_of(cpu_percent: float) -> tuple[int, int]:
-    """Quota and period in microseconds: the shortest that the kernel takes."""
-    return QUOTA_US, round(QUOTA_US / cpu_percent * 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +80,6 @@ class _Maker:
         """Let the group have the processor before others, where that can be: they should not be what is measured."""
         if not self._version1("cpu", {"cpu.shares": _MOST_SHARES}):
             self._version2("cpu", {"cpu.weight": _MOST_WEIGHT})
-
-    def limit_processor(self, percent: float) -> bool:
-        """Whether the kernel took it."""
-        quota, period = quota_of(percent)
-        version1 = {"cpu.cfs_period_us": str(period), "cpu.cfs_quota_us": str(quota)}
-        return self._version1("cpu", version1) or self._version2("cpu", {"cpu.max": f"{quota} {period}"})
 
     def _version1(self, controller: str, values: dict[str, str]) -> bool:
         return self._make(self.root / controller, values)

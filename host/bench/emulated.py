@@ -1,7 +1,9 @@
 """A phone, emulated on this machine: an agent in a process of its own, with slower flash and a slower processor.
 
 The kernel's throttle delivers in slices of a tenth of a second, in which small reads pass unhindered; so the agent
-paces its own reads at the same rate, and the kernel sees to it that nothing else goes past that.
+paces its own reads at the same rate, and the kernel sees to it that nothing else goes past that. For processors the
+kernel's quotas are too coarse as well (device_agent/pace.py), so the agent takes a multiple of its time for what it
+computes.
 """
 
 import subprocess
@@ -77,9 +79,8 @@ class EmulatedPhone:
     @contextmanager
     def warm(self, cpu_percent: float, memory_bytes: int, threads: int = 1) -> Iterator[Session]:
         """An agent whose store is in the page cache, at the processor's speed of a setting."""
-        limits = Limits(cpu_percent=cpu_percent if cpu_percent < 100 else None)
-        options = ["--threads", str(threads)]
-        with self._limited(limits) as group, self._agent(group, options, memory_bytes) as session:
+        options = ["--threads", str(threads), *slow_options(cpu_percent)]
+        with limited(Limits(), None) as group, self._agent(group, options, memory_bytes) as session:
             yield session
 
     @contextmanager
@@ -97,22 +98,15 @@ class EmulatedPhone:
 
     @contextmanager
     def _limits(self, setting: Setting) -> Iterator[Group]:
-        cpu = setting.cpu_percent if setting.cpu_limited else None
-        with self._limited(Limits(round(setting.flash_mb_s * 1e6), cpu)) as group:
-            yield group
-
-    @contextmanager
-    def _limited(self, limits: Limits) -> Iterator[Group]:
-        """Flash can be slowed without the kernel, a processor cannot."""
-        with limited(limits, disk_of(self._store_path)) as group:
-            if limits.cpu_percent is not None and group.in_force.cpu_percent is None:
-                raise DeviceError(
-                    f"the processor cannot be limited to {limits.cpu_percent:g} %: that takes root and control groups; "
-                    "run as root, or with --cpu-quota 100"
-                )
+        with limited(Limits(round(setting.flash_mb_s * 1e6)), disk_of(self._store_path)) as group:
             yield group
 
 
 def cold_options(setting: Setting) -> list[str]:
     """How the agent reads."""
-    return ["--direct", "--throttle-mb-s", f"{setting.flash_mb_s:g}"]
+    return ["--direct", "--throttle-mb-s", f"{setting.flash_mb_s:g}", *slow_options(setting.cpu_percent)]
+
+
+def slow_options(cpu_percent: float) -> list[str]:
+    """How fast it computes."""
+    return ["--slowdown", f"{max(1.0, 100 / cpu_percent):g}"]

@@ -13,7 +13,7 @@ QUICK_TARGETS = 2
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """None: chosen by the device's costs. cpu_percent: of one core, 100 for no limit. Raises RequestError."""
+    """None: chosen by the device's costs. cpu_percent: processor speeds, 100 for this one's. Raises RequestError."""
 
     targets_ms: tuple[float, ...] | None = None
     flash_mb_s: tuple[float, ...] = FLASH_MB_S
@@ -26,9 +26,9 @@ class BenchOptions:
     def __post_init__(self) -> None:
         numbers = (*(self.targets_ms or ()), *self.flash_mb_s, *self.cpu_percent)
         if not all(0 < number < 1e9 for number in numbers):
-            raise RequestError("targets, flash speeds and processor quotas must be above 0")
+            raise RequestError("targets, flash and processor speeds must be above 0")
         if not (self.flash_mb_s and self.cpu_percent and self.targets_ms != ()):
-            raise RequestError("nothing to measure; give at least one target, flash speed and processor quota")
+            raise RequestError("nothing to measure; give at least one target, flash speed and processor speed")
 
     @property
     def settings(self) -> tuple[Setting, ...]:

@@ -16,7 +16,7 @@ _SLACK = 1.1  # the smallest and the largest target leave a little more than wha
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One device that is emulated. cpu_percent: of one core, for all threads of the agent; 100 or more: no limit."""
+    """One device that is emulated. cpu_percent: the processor's speed, of this one's."""
 
     flash_mb_s: float
     cpu_percent: float = 100.0
@@ -25,11 +25,6 @@ class Setting:
     def name(self) -> str:
         """Also the name of its files."""
         return f"flash-{self.flash_mb_s:g}-cpu-{self.cpu_percent:g}"
-
-    @property
-    def cpu_limited(self) -> bool:
-        """Whether the processor is slowed."""
-        return self.cpu_percent < 100
 
 
 def default_targets(facts: Facts, sequence: int, count: int = TARGETS) -> tuple[float, ...]:

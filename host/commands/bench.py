@@ -16,7 +16,7 @@ from host.exact.bench import ExactResult, bench_store
 from host.exact.show import print_comparison
 
 _FLASH = ",".join(f"{speed:g}" for speed in FLASH_MB_S)
-_CPU = ",".join(f"{quota:g}" for quota in CPU_PERCENT)
+_CPU = ",".join(f"{percent:g}" for percent in CPU_PERCENT)
 
 
 def bench_command(
@@ -36,8 +36,8 @@ def bench_command(
     flash_mb_s: Annotated[
         str, typer.Option("--flash-mb-s", metavar="MB,...", help="Speeds of the emulated flash.")
     ] = _FLASH,
-    cpu_quota: Annotated[
-        str, typer.Option("--cpu-quota", metavar="%,...", help="Percent of one core that the agent may use.")
+    cpu_percent: Annotated[
+        str, typer.Option("--cpu-percent", metavar="%,...", help="Speeds of the emulated processor, of this one's.")
     ] = _CPU,
     memory_mb: Annotated[
         float | None,
@@ -63,7 +63,7 @@ def bench_command(
     options = BenchOptions(
         targets_ms=_numbers(targets) if targets else None,
         flash_mb_s=_numbers(flash_mb_s),
-        cpu_percent=_numbers(cpu_quota),
+        cpu_percent=_numbers(cpu_percent),
         memory_bytes=None if memory_mb is None else int(memory_mb * display.MIB),
     )
     with display.progress_bar() as progress:

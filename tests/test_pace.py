@@ -1,0 +1,36 @@
+import pytest
+
+from device_agent.pace import Pace
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+def test_work_takes_its_multiple() -> None:
+    clock = Clock()
+    with Pace(4.0, clock, clock.sleep).kept():
+        clock.now_s += 0.5
+    assert clock.slept == [1.5]
+
+
+def test_full_speed_neither_sleeps_nor_looks_at_the_clock() -> None:
+    clock = Clock()
+    with Pace(1.0, clock, clock.sleep).kept():
+        clock.now_s += 0.5
+    assert clock.slept == []
+
+
+def test_what_fails_fails_at_once() -> None:
+    clock = Clock()
+    with pytest.raises(ValueError, match="no"), Pace(4.0, clock, clock.sleep).kept():
+        raise ValueError("no")
+    assert clock.slept == []
