@@ -41,6 +41,20 @@ class Parts:
     budget_bytes: Callable[[], int]
 
 
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """What steps with drafts may take. most: drafts in a step, those of all texts together."""
+
+    sequence: int  # the bucket of such steps
+    most: int
+    vocabulary: int
+
+    @property
+    def logits_bytes(self) -> int:
+        """Memory of the drafts' logits."""
+        return 4 * self.vocabulary * self.most
+
+
 class CausalModel:
     """Not thread-safe: the engine serialises."""
 
@@ -115,34 +129,56 @@ class CausalModel:
         self._head.keep(bitwidth, max(0, budget - peak))
         self._parts.ledger.add(self._head.kept_bytes - before)
 
-    def advance(
-        self, plan: Plan, segments: Sequence[Segment], cancelled: Callable[[], bool]
-    ) -> tuple[Floats, PhaseTimes]:
-        """Read the segments' tokens into their caches; logits (segments, vocabulary) behind the last token of each.
+    def drafts(self, plan: Plan, texts: int, most: int) -> Drafting | None:
+        """How a step of so many texts can check at most `most` guesses beside; None where it cannot, or would not pay.
 
-        Texts share passes as far as their tokens fit a sequence bucket together. Raises what the pipeline raises;
-        the caches then stay as they were before the pass that failed.
+        Several texts leave room in their bucket, which costs what it costs. One has a bucket to itself, and the next
+        one takes more time to execute: that pays where layers are read meanwhile, and where those of both buckets stay.
+        """
+        lengths, longest = self._description.sequences, self._longest(plan)
+        own = next((length for length in lengths if length >= texts), lengths[-1])
+        sequence = next((length for length in lengths if length > self._shortest and length >= own), own)
+        drafting = Drafting(sequence, min(most, sequence - texts), self.vocabulary)
+        if drafting.most <= 0 or sequence > longest:
+            return None
+        footprint, budget = self._footprint(plan, sequence, drafting.logits_bytes), self._parts.budget_bytes()
+        if footprint.peak_bytes(_least(plan)) > budget:
+            return None
+        if own != sequence and not self._both_stay(plan, footprint) and _stays(self._job(plan, own).plan):
+            return None
+        return drafting
+
+    def advance(
+        self, plan: Plan, segments: Sequence[Segment], cancelled: Callable[[], bool], drafting: Drafting | None = None
+    ) -> tuple[Floats, PhaseTimes]:
+        """Read the segments' tokens into their caches; logits (rows, vocabulary) behind the last token of each.
+
+        A segment with drafts has a row for each of them, too. drafting: what the drafts were allowed by, also where
+        this step has none but the next may. Texts share passes as far as their tokens fit a sequence bucket together.
+        Raises what the pipeline raises; the caches then stay as they were before the pass that failed.
         """
         times = PhaseTimes()
         limit = self._longest(plan)
         ends: list[Floats] = [np.empty(0, np.float32)] * len(segments)
+        # steps follow one another: the first layers of the next load while this one ends
+        again = all(segment.is_step for segment in segments)
         for pieces in _passes(segments, limit):
-            # steps of one token follow one another: the first layers of the next load while this one ends
-            again = all(len(segment.ids) == 1 for segment in segments)
-            last, passed = self._run(plan, [piece for _, piece in pieces], cancelled, again=again)
+            last, passed = self._run(plan, [piece for _, piece in pieces], cancelled, again=again, drafting=drafting)
             times += passed
             for (number, _), hidden in zip(pieces, last, strict=True):
                 ends[number] = hidden
-        hidden = apply_norm(np.stack(ends), "final_norm", self._parts.source.resident_tensors, self._geometry)
-        return self._head.logits(hidden, head_bitwidth(max(plan.bitwidths))), times
+        hidden = apply_norm(np.concatenate(ends), "final_norm", self._parts.source.resident_tensors, self._geometry)
+        with self._parts.ledger.holding(4 * self.vocabulary * sum(segment.drafts for segment in segments)):
+            return self._head.logits(hidden, head_bitwidth(max(plan.bitwidths))), times
 
     def _run(
-        self, plan: Plan, segments: Sequence[Segment], cancelled: Callable[[], bool], *, again: bool
-    ) -> tuple[list[Floats], PhaseTimes]:
-        """One pass; the last hidden states (hidden,) of every segment."""
+        self, plan: Plan, segments: Sequence[Segment], cancelled: Callable[[], bool], *,
+        again: bool, drafting: Drafting | None,
+    ) -> tuple[list[Floats], PhaseTimes]:  # fmt: skip
+        """One pass; the last hidden states (wanted, hidden) of every segment."""
         counts = [len(segment.ids) for segment in segments]
-        sequence = next(length for length in self._description.sequences if length >= sum(counts))
-        job = self._job(plan, sequence)
+        job = self._job_of(plan, segments, drafting)
+        sequence = job.sequence
         self._parts.pipeline.make_room(job)
         with self._parts.ledger.holding(job.footprint.activation_bytes):
             activations = CausalActivations(
@@ -158,23 +194,43 @@ class CausalModel:
                 positions = np.concatenate([segment.positions for segment in segments])
                 activations.hidden[: len(ids)] = self._encoder.embeddings(ids, positions)
                 times = self._parts.pipeline.run(job, [activations], cancelled, again=again)
-                last = [activations.hidden[end - 1].copy() for end in np.cumsum(counts).tolist()]
+                last = [
+                    activations.hidden[end - segment.wanted : end].copy()
+                    for segment, end in zip(segments, np.cumsum(counts).tolist(), strict=True)
+                ]
             finally:
                 activations.close()
         for segment, count in zip(segments, counts, strict=True):
             segment.cache.commit(count)
         return last, times
 
+    def _job_of(self, plan: Plan, segments: Sequence[Segment], drafting: Drafting | None) -> Pass:
+        """The pass that these segments need, or, among steps with drafts, the one that all of these can share.
+
+        Layers that were loaded ahead, or stay, are of use to a pass of the same bucket only.
+        """
+        tokens = sum(len(segment.ids) for segment in segments)
+        sequence = next(length for length in self._description.sequences if length >= tokens)
+        if drafting is None:
+            return self._job(plan, sequence)
+        footprint, budget = self._footprint(plan, drafting.sequence, drafting.logits_bytes), self._parts.budget_bytes()
+        job = Pass(fit_residency(plan, footprint, budget), drafting.sequence, footprint, budget)
+        if sequence < drafting.sequence and _stays(job.plan) and self._both_stay(plan, footprint):
+            return self._job(plan, sequence)
+        return job
+
     def _job(self, plan: Plan, sequence: int) -> Pass:
         """Steps of one token keep layers in memory; longer passes do where there is room for both, and else stream."""
         budget, footprint = self._parts.budget_bytes(), self._footprint(plan, sequence)
-        if sequence != self._shortest:
-            step = self._footprint(plan, self._shortest)
-            kept = sum(layer.ready_bytes for layer in step.layers)
-            whole = plan.with_residency([Residency.RESIDENT] * len(plan.layers))
-            if footprint.peak_bytes(whole) + kept > budget:
-                plan = _streamed(plan, plan.layers_in_flight)
+        if sequence != self._shortest and not self._both_stay(plan, footprint):
+            plan = _streamed(plan, plan.layers_in_flight)
         return Pass(fit_residency(plan, footprint, budget), sequence, footprint, budget)
+
+    def _both_stay(self, plan: Plan, footprint: Footprint) -> bool:
+        """Whether all layers have room to stay, beside all that steps of one token keep."""
+        kept = sum(layer.ready_bytes for layer in self._footprint(plan, self._shortest).layers)
+        whole = plan.with_residency([Residency.RESIDENT] * len(plan.layers))
+        return footprint.peak_bytes(whole) + kept <= self._parts.budget_bytes()
 
     def _footprint(self, plan: Plan, sequence: int, extra_bytes: int = 0) -> Footprint:
         footprint = self._parts.footprint(plan, sequence, 1)
@@ -210,6 +266,16 @@ class CausalModel:
         self._head.close()
 
 
+def _stays(plan: Plan) -> bool:
+    return all(layer.residency is Residency.RESIDENT for layer in plan.layers)
+
+
+def _least(plan: Plan) -> Plan:
+    """In as little memory as it can do with."""
+    residency = [layer.residency or Residency.STREAMED for layer in plan.layers]
+    return replace(plan.with_residency(residency), layers_in_flight=1, loading_agents=1)
+
+
 def _streamed(plan: Plan, in_flight: int) -> Plan:
     plan = plan.with_residency([Residency.STREAMED] * len(plan.layers))
     return replace(plan, layers_in_flight=in_flight, loading_agents=min(plan.loading_agents, in_flight))
@@ -226,5 +292,5 @@ def _passes(segments: Sequence[Segment], limit: int) -> Iterator[list[tuple[int,
         if waiting and sum(len(piece.ids) for _, piece in waiting) + len(ids) > limit:
             yield waiting
             waiting = []
-        waiting.append((number, Segment(ids, segment.cache)))
+        waiting.append((number, replace(segment, ids=ids)))
     yield waiting

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from device_agent.completion import Completion, FinishReason, GenerateOptions
+from device_agent.draft import PromptLookup
 from shard_store.errors import RequestError
 
 PIECES = [b"", b"he", b"llo", b" wor", b"ld", b"\xc3", b"\xb6", b"!"]
@@ -16,13 +17,13 @@ def decode(ids: Sequence[int]) -> str:
 
 
 def completion(stop: tuple[str, ...] = (), max_tokens: int = 20) -> Completion:
-    return Completion(np.array([1]), GenerateOptions(max_tokens, stop=stop), (0,), decode)
+    return Completion(np.array([1]), GenerateOptions(max_tokens, stop=stop), (0,), decode, PromptLookup(4))
 
 
 def feed(completion: Completion, tokens: Sequence[int]) -> list[str]:
     told = []
     for token in tokens:
-        told.append(completion.take(np.eye(len(PIECES), dtype=np.float32)[token]))
+        told.append(completion.take(np.eye(len(PIECES), dtype=np.float32)[[token]]))
         if completion.finish_reason is not None:
             break
     return told
