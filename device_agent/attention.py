@@ -10,7 +10,7 @@ Floats = npt.NDArray[np.float32]
 _HIDDEN = np.float32(-1e9)  # the score of a token that lies ahead
 
 
-def attend(query: Floats, key: Floats, value: Floats, cache: KeyValueCache, layer: int, start: int) -> Floats:
+def attend(query: Floats, key: Floats, value: Floats, cache: KeyValueCache, layer: int, *, start: int) -> Floats:
     """One text's new tokens over all that came before: (tokens, features) -> (tokens, query features).
 
     query: (tokens, heads, width); key, value: (tokens, kv_heads, width), with their positions applied; start: tokens of

@@ -102,7 +102,7 @@ class CausalActivations:
         if self._frequencies is not None:
             query, key = (turn(x, positions, self._frequencies) for x in (query, key))
         start = segment.cache.length + behind
-        self._attended.array[0, rows] = attend(query, key, value, segment.cache, self._layer, start)
+        self._attended.array[0, rows] = attend(query, key, value, segment.cache, self._layer, start=start)
 
     def close(self) -> None:
         """Release the runtime's views."""

@@ -135,11 +135,15 @@ class CausalModel:
         Several texts leave room in their bucket, which costs what it costs. One has a bucket to itself, and the next
         one takes more time to execute: that pays where layers are read meanwhile, and where those of both buckets stay.
         """
-        lengths, longest = self._description.sequences, self._longest(plan)
-        own = next((length for length in lengths if length >= texts), lengths[-1])
-        sequence = next((length for length in lengths if length > self._shortest and length >= own), own)
+        longest = self._longest(plan)
+        lengths = [length for length in self._description.sequences if texts <= length <= longest]
+        if not lengths:
+            return None
+        own = sequence = lengths[0]
+        if own == self._shortest:
+            sequence = next((length for length in lengths if length >= texts + most), lengths[-1])
         drafting = Drafting(sequence, min(most, sequence - texts), self.vocabulary)
-        if drafting.most <= 0 or sequence > longest:
+        if drafting.most < 1:
             return None
         footprint, budget = self._footprint(plan, sequence, drafting.logits_bytes), self._parts.budget_bytes()
         if footprint.peak_bytes(_least(plan)) > budget:

@@ -17,6 +17,8 @@ MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for the first bytes of a character
 
+_NONE = np.empty(0, np.int64)
+
 Decode = Callable[[Sequence[int]], str]
 
 
@@ -73,19 +75,21 @@ class Completion:
         drafts = self.lookup.draft(tokens, min(most_drafts, self._options.max_tokens - len(self.ids) - 1))
         return Segment(np.concatenate((tokens[-1:], drafts)), cache, len(drafts))
 
-    def take(self, logits: npt.NDArray[np.float32], drafts: Sequence[int] = ()) -> str:
+    def take(
+        self, logits: npt.NDArray[np.float32], drafts: npt.NDArray[np.int64] = _NONE, *, free: bool = False
+    ) -> str:
         """Choose tokens from logits (1 + drafts, vocabulary), for as long as the drafts are the ones that are chosen.
 
-        Returns the text that has settled with them.
+        Returns the text that has settled with them. free: whether drafts cost no time.
         """
         pieces, accepted = [], 0
-        for row, draft in zip(logits, (*drafts, None), strict=True):
+        for row, draft in zip(logits, (*drafts.tolist(), None), strict=True):
             token = self._sampler.choose(row)
             pieces.append(self._add(token))
             accepted += token == draft
             if token != draft or self.finish_reason is not None:
                 break
-        self.lookup.learn(len(drafts), accepted)
+        self.lookup.learn(len(drafts), accepted, free=free)
         return "".join(pieces)
 
     def _add(self, token: int) -> str:

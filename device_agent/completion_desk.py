@@ -44,6 +44,16 @@ class Order:
         """Why its text ended."""
         return self.running.completion.finish_reason if self.running else None
 
+    @property
+    def drafted(self) -> int:
+        """Tokens that were guessed."""
+        return self.running.completion.lookup.drafted if self.running else 0
+
+    @property
+    def accepted(self) -> int:
+        """Those that were right."""
+        return self.running.completion.lookup.accepted if self.running else 0
+
 
 class CompletionDesk:
     """`place` and `leave` may be called by any thread; all else by the one that owns the model."""

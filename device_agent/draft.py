@@ -1,8 +1,9 @@
-"""Guesses at the next tokens of a text, out of the text itself: prompt look-up (Saxena 2023), which needs no other model.
+"""Guesses at the next tokens of a text, out of the text itself: prompt look-up (Saxena 2023), without another model.
 
 A pass reads the same shards for several tokens as for one, so guesses that turn out right are tokens that cost no pass.
-How far to guess follows how the last guesses went: twice as far after all were right, half as far after none was. Where
-that leaves nothing, the text is left alone for a while.
+Where passes wait for flash, wrong ones cost nothing. Elsewhere, how far to guess follows how the last guesses went:
+twice as far after all were right, half as far after none was. Where that leaves nothing, the text is left alone for a
+while.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int64]
 
-DEFAULT_DRAFTS = 8
+DEFAULT_DRAFTS = 8  # more gained little where it was measured (docs/measurements.md)
 LONGEST_MATCH = 3  # tokens at the end of the text that are looked for; where so many are not found, fewer
 PAUSE_STEPS = 32  # without guesses, after guesses that kept being wrong
 
@@ -39,8 +40,11 @@ class PromptLookup:
         place = _continuation(tokens) if wanted > 0 else len(tokens)
         return np.resize(tokens[place:], max(0, wanted)) if place < len(tokens) else tokens[place:]
 
-    def learn(self, drafted: int, accepted: int) -> None:
-        """Take note of a step. accepted: how many of the tokens drafted were right, from the first."""
+    def learn(self, drafted: int, accepted: int, *, free: bool) -> None:
+        """Take note of a step. accepted: how many of the tokens drafted were right, from the first.
+
+        free: whether those that were wrong cost no time.
+        """
         self.drafted += drafted
         self.accepted += accepted
         if not self.active:
@@ -48,7 +52,7 @@ class PromptLookup:
             self._reach = min(1, self._most) if self._pause <= 0 else 0
         elif drafted and accepted == drafted:
             self._reach = min(self._most, 2 * self._reach)
-        elif drafted and not accepted:
+        elif drafted and not accepted and not free:
             self._reach //= 2
             self._pause = PAUSE_STEPS
 

@@ -1,7 +1,7 @@
 """Texts that are being generated together: each step is one pass over the layers for all of them.
 
-A step also checks guesses at what follows (`PromptLookup`). The tokens are those that would be chosen without: each from
-the logits at its own place, by the same sampler in the same order, and a guess is kept only if it is that token.
+A step also checks guesses at what follows (`PromptLookup`). The tokens are those that would be chosen without: each
+from the logits at its own place, by the same sampler in the same order, and a guess is kept only if it is that token.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,9 +48,7 @@ class Generated:
 class Generator:
     """Begins texts and takes them forward. Not thread-safe: the engine serialises."""
 
-    def __init__(
-        self, model: CausalModel, encoder: PromptEncoder, end_tokens: Sequence[int], most_drafts: int
-    ) -> None:
+    def __init__(self, model: CausalModel, encoder: PromptEncoder, end_tokens: Sequence[int], most_drafts: int) -> None:
         """most_drafts: tokens that are guessed in a step, those of all its texts together."""
         self.model = model
         self._encoder, self._end_tokens, self._most_drafts = encoder, tuple(end_tokens), most_drafts
@@ -68,9 +66,10 @@ class Generator:
         drafting = self._drafting(running, plan)
         segments = _segments(running, drafting.most if drafting else 0)
         logits, times = self.model.advance(plan, segments, cancelled, drafting)
+        free = times.wait_ms > times.execute_ms
         pieces, row = [], 0
         for text, segment in zip(running, segments, strict=True):
-            pieces.append(text.completion.take(logits[row : row + segment.wanted], segment.guesses))
+            pieces.append(text.completion.take(logits[row : row + segment.wanted], segment.guesses, free=free))
             text.cache.rewind(text.completion.read_tokens)
             row += segment.wanted
         return tuple(pieces), times
@@ -108,7 +107,7 @@ class Generator:
 
 
 def _segments(running: Sequence[Running], most: int) -> list[Segment]:
-    """Each text with its drafts, of which there are `most` in all: what one does not need is left to those behind it."""
+    """Each text with its drafts, `most` in all: what one does not need is left to those behind it."""
     segments = []
     for number, text in enumerate(running):
         share = -(-most // (len(running) - number))

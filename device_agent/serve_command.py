@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import uvicorn
@@ -47,7 +48,8 @@ def serve(options: argparse.Namespace) -> None:
     default = PlanChoice(options.bits, options.layers, options.slices, plan, Goal(target_ms=options.target_ms))
     Store.open(options.store).close()  # the wrong path is better told now than by /health
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    app = create_app(lambda: Engine(options.store, engine_options(options)), default, options.max_body_bytes)
+    resources = replace(engine_options(options), most_drafts=options.speculate)
+    app = create_app(lambda: Engine(options.store, resources), default, options.max_body_bytes)
     config = uvicorn.Config(app, log_config=None, lifespan="on", ws="none", timeout_graceful_shutdown=GRACE_SECONDS)
     with AgentRecord(options.home) if options.home else nullcontext() as record:
         listener = listen(options.host, options.port)
