@@ -2,18 +2,19 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from device_agent.costs import DeviceCosts
 from device_agent.drift import Drift
+from device_agent.memory import LayerFootprint
 from device_agent.phases import PhaseTimes
 from device_agent.plan import Plan, Residency
 from device_agent.planning.ask import Ask
 from device_agent.planning.choice import Choice
-from device_agent.planning.facts import Facts
+from device_agent.planning.facts import Facts, LayerKey
 from device_agent.planning.latency import Forecast, forecast
 from device_agent.planning.memory_use import predicted_peak_bytes
 from device_agent.planning.planner import Planner
@@ -108,6 +109,10 @@ class Elastic:
                 f"later ones {choice.predicted_ms:.0f} ms"
             )
         return Promise(expected.total_ms, choice.predicted_loss, self._peak(plan, ask), reason, phases_of(expected))
+
+    def adopt(self, layer_memory: Mapping[LayerKey, LayerFootprint]) -> None:
+        """Plan with other sizes of layers from now on: the executor has found out what it can do here."""
+        self._plan_with(replace(self._facts, layer_memory=layer_memory))
 
     def observe(self, promised: PhaseTimes, measured: PhaseTimes, loading_agents: int) -> None:
         """Learn from a pass that was promised; what it shows is used from the next `refresh` on."""

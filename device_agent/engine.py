@@ -42,7 +42,7 @@ from device_agent.prompt import PromptEncoder
 from device_agent.report import Answer
 from device_agent.run_report import report_of
 from device_agent.runs import PlannedRuns, Run, Runs, TargetRuns
-from device_agent.store_facts import check_profile, planned_bitwidths, store_facts
+from device_agent.store_facts import check_profile, layer_memory, planned_bitwidths, store_facts
 from device_agent.text import Encoder, Text, Tokens
 from shard_store.errors import BudgetError, RequestError
 from shard_store.manifest import Manifest
@@ -104,6 +104,8 @@ class Engine:
         self.ledger.add(self._fixed_bytes)
         costs = (lambda: self.costs) if self.options.plan_agents else None
         self._fitting = Fitting(self._source, self._fixed_bytes, self.options.threads, costs)
+        self._elastic: Elastic | None = None
+        self._refused: frozenset[tuple[int, int]] = frozenset()  # as the planner knows
         self._learned = False  # from runs, since plans were last made anew
         self._bitwidths = planned_bitwidths(self.manifest)
         self._wanted: Pass | None = None  # what is to be in memory when there is time
@@ -145,12 +147,17 @@ class Engine:
         else:
             self.elastic.choose(Ask(sequence, budget_bytes, residency=False, bitwidths=self._bitwidths))
 
-    @cached_property
+    @property
     def elastic(self) -> Elastic:
         """The planner for targets. Raises PlanError for a store without a profile; measures the device if need be."""
-        check_profile(self.manifest)
-        in_place = self._source.executor.in_place(self.manifest.geometry.slices, 0)
-        return Elastic(store_facts(self.store, self.costs, in_place=in_place))
+        executor = self._source.executor
+        if self._elastic is None:
+            check_profile(self.manifest)
+            self._elastic = Elastic(store_facts(self.store, self.costs, executor.in_place))
+        elif self._refused != executor.refused:
+            self._elastic.adopt(layer_memory(self.store, executor.in_place))
+        self._refused = executor.refused
+        return self._elastic
 
     @cached_property
     def costs(self) -> DeviceCosts:

@@ -81,6 +81,11 @@ class Executor(Protocol):
         """How many released layers' memory waits for others."""
         ...
 
+    @property
+    def refused(self) -> frozenset[tuple[int, int]]:
+        """Slices and sequence of the templates that turned out not to be writable in place."""
+        ...
+
     def in_place(self, slices: int, sequence: int) -> bool:
         """Whether int8 layers that pass are written where they are used; known once the first has been loaded."""
         ...
@@ -119,6 +124,7 @@ class ConstantExecutor:
 
     name = "constant"
     set_aside = 0
+    refused: frozenset[tuple[int, int]] = frozenset()
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime

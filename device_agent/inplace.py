@@ -51,7 +51,12 @@ class InPlaceExecutor:
     @property
     def name(self) -> str:
         """How int8 layers that pass are run: "in-place", or "constant" once one template could not be learned."""
-        return self._ordinary.name if None in self._learned.values() else "in-place"
+        return self._ordinary.name if self.refused else "in-place"
+
+    @property
+    def refused(self) -> frozenset[_Key]:
+        """Slices and sequence of the templates that could not be learned."""
+        return frozenset(key for key, packed in tuple(self._learned.items()) if packed is None)
 
     @property
     def set_aside(self) -> int:

@@ -23,9 +23,9 @@ _LEARNED_FROM, _PROVEN_ON = 1, 2  # seeds
 def probe_layout(runtime: Runtime, template: Template, geometry: Geometry) -> PackedTemplate:
     """Learn the layout from a packed random layer; check that a second one comes out the same.
 
-    Weights that are written in place must make the file that the packer makes, byte for byte, and the outputs that an
-    ordinary compiled model gives, bit for bit. Raises ExecutorError if anything is in doubt. Holds no more than
-    the loading of an ordinary layer: one packed layer, one unpacked.
+    Weights that are written in place must make the file that the packer makes, byte for byte but for rows that are no
+    part of the matrix, and the outputs that an ordinary compiled model gives, bit for bit. Raises ExecutorError if
+    anything is in doubt. Holds no more than the loading of an ordinary layer: one packed layer, one unpacked.
     """
     with closing(PackedFile()) as file:
         _pack(runtime, template, geometry, _LEARNED_FROM, file.path)
@@ -39,6 +39,8 @@ def probe_layout(runtime: Runtime, template: Template, geometry: Geometry) -> Pa
         written = frame.file.digest()
     with closing(PackedFile()) as file:
         _pack(runtime, template, geometry, _PROVEN_ON, file.path)
+        for layout in layouts:
+            PackedMatrix(file.view(), layout).clear_padding()
         if file.digest() != written:
             raise ExecutorError("packed layout: weights written in place differ from packed ones")
     with closing(LayerModel(template, geometry)) as model:

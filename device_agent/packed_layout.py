@@ -97,12 +97,22 @@ class PackedMatrix:
             np.copyto(self._biases[tiles, :height], biases[part].reshape(shape))
 
     def clear(self) -> None:
-        """Set to zero all that `put_weights` and `put_rows` write."""
-        for row, rows in _runs(0, self._layout.rows, self._layout.tile):
-            height = min(rows, self._layout.tile)
-            tiles = slice(row // self._layout.tile, -(-(row + rows) // self._layout.tile))
-            for view in (self._weights, self._sums, self._scales, self._biases):
-                view[tiles, :height] = 0
+        """Set to zero all that `put_weights` and `put_rows` write, and the rows that fill the last tile up."""
+        for view in self._views:
+            view[:] = 0
+
+    def clear_padding(self) -> None:
+        """Set to zero the rows that only fill the last tile up: some packers repeat the last real row there.
+
+        What they compute is thrown away.
+        """
+        if padded := self._tiles * self._layout.tile - self._layout.rows:
+            for view in self._views:
+                view[-1, self._layout.tile - padded :] = 0
+
+    @property
+    def _views(self) -> tuple[npt.NDArray[Any], ...]:
+        return self._weights, self._sums, self._scales, self._biases
 
 
 def learn_layout(file: Bytes, weights: Int8s, scales: Float32s, biases: Float32s) -> MatrixLayout:

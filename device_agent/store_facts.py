@@ -1,6 +1,7 @@
 """All that the planner needs to know of an open store on this device."""
 
 import math
+from collections.abc import Callable
 
 from device_agent.costs import DeviceCosts
 from device_agent.loading import PAGE_BYTES, READ_BYTES, agent_bytes
@@ -16,11 +17,16 @@ from shard_store.span import align
 from shard_store.template import TemplateKind
 
 
-def store_facts(store: Store, costs: DeviceCosts, *, in_place: bool = True) -> Facts:
-    """Facts of a store on the device that was measured. Raises PlanError for a store without a profile.
+InPlace = Callable[[int, int], bool]  # slices and sequence: whether passing layers are written where they are executed
 
-    in_place: whether layers of int8 that pass are written where they are executed, as most devices can.
-    """
+
+def _everywhere(_slices: int, _sequence: int) -> bool:
+    """As on most devices."""
+    return True
+
+
+def store_facts(store: Store, costs: DeviceCosts, in_place: InPlace = _everywhere) -> Facts:
+    """Facts of a store on the device that was measured. Raises PlanError for a store without a profile."""
     manifest = store.manifest
     return Facts(
         geometry=manifest.geometry,
@@ -28,7 +34,7 @@ def store_facts(store: Store, costs: DeviceCosts, *, in_place: bool = True) -> F
         costs=costs,
         shard_bytes=shard_bytes(manifest),
         read_bytes=READ_BYTES,
-        layer_memory=layer_memory(store, in_place=in_place),
+        layer_memory=layer_memory(store, in_place),
         fixed_bytes=RUNNING_BYTES + sum(4 * math.prod(tensor.shape) for tensor in manifest.resident.values()),
         agent_bytes=agent_bytes(manifest),
         text_bytes={sequence: text_bytes(manifest.geometry, sequence) for sequence in manifest.description.sequences},
@@ -62,13 +68,13 @@ def planned_bitwidths(manifest: Manifest) -> tuple[int, ...]:
     return tuple(bitwidth for bitwidth in manifest.bitwidths if bitwidth != EXACT_BITWIDTH) or manifest.bitwidths
 
 
-def layer_memory(store: Store, *, in_place: bool) -> dict[tuple[TemplateKind, int, int], LayerFootprint]:
+def layer_memory(store: Store, in_place: InPlace) -> dict[tuple[TemplateKind, int, int], LayerFootprint]:
     """By kind, slices and sequence."""
     return {
         (key.kind, key.slices, key.sequence): layer_footprint(
             store.template(key.kind, key.slices, key.sequence),
             store.manifest.geometry,
-            in_place=in_place and key.kind is TemplateKind.INT8,
+            in_place=key.kind is TemplateKind.INT8 and in_place(key.slices, key.sequence),
         )
         for key in store.manifest.templates
     }

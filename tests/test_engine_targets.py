@@ -11,11 +11,15 @@ from device_agent.costs import DeviceCosts, PrepareCost, ReadCost
 from device_agent.drift import Drift
 from device_agent.engine import Engine, EngineOptions
 from device_agent.goal import Goal
+from device_agent.layout_probe import probe_layout
+from device_agent.litert import Runtime
 from device_agent.memory import MIB
+from device_agent.packed_file import PackedTemplate
 from device_agent.plan import Plan, Residency
-from shard_store.errors import BudgetError, PlanError, RequestError
+from shard_store.errors import BudgetError, ExecutorError, PlanError, RequestError
+from shard_store.geometry import Geometry
 from shard_store.manifest import Manifest
-from shard_store.template import TemplateKind
+from shard_store.template import Template, TemplateKind
 from tests.profiles import profiled_copy
 
 TEXT = "where is my parcel?"
@@ -121,6 +125,29 @@ def test_memory_of_one_request_is_capped(engine: Engine) -> None:
         engine.answer([TEXT], goal=Goal(memory_bytes=65 * MIB))
     with pytest.raises(BudgetError):
         engine.answer([TEXT], goal=Goal(target_ms=5.0, memory_bytes=1))
+
+
+def test_widths_that_cannot_be_written_in_place_are_planned_with_their_memory(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such layers are unpacked beside the packed ones: a plan that counted on less must not be refused afterwards."""
+
+    def refuse_odd(runtime: Runtime, template: Template, geometry: Geometry) -> PackedTemplate:
+        if template.slices % 2:
+            raise ExecutorError("packed layout: not here")
+        return probe_layout(runtime, template, geometry)
+
+    monkeypatch.setattr("device_agent.inplace.probe_layout", refuse_odd)
+    for budget_bytes in range(5 * MIB, 4 * MIB, -(16 << 10)):
+        goal = replace(SLOW, memory_bytes=budget_bytes)
+        for target_ms in (1e6, 4.0, 2.5):
+            try:
+                report = engine.answer([TEXT], goal=replace(goal, target_ms=target_ms)).report
+            except BudgetError as error:
+                assert "too small for any plan" in str(error)
+            else:
+                assert report.model_peak_bytes <= budget_bytes
+    assert engine._source.executor.refused
 
 
 def test_a_shrunk_budget_frees_at_once_and_keeps_what_fits(engine: Engine) -> None:
