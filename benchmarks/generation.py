@@ -1,10 +1,8 @@
 """Decode speed of a GPT-2 geometry with random weights: resident, streamed, loaded ahead of the next token, and shared.
 
     python -m benchmarks.generation FOLDER [--tokens 24] [--rate-mb 200]
-    python -m benchmarks.generation FOLDER --guess CHECKPOINT --texts FILE... [--rate-mb 200]
 
-The second measures a real checkpoint with and without guesses, on the beginnings of pieces of the texts. FOLDER keeps
-the checkpoint and its store between runs.
+FOLDER keeps the checkpoint and its store between runs.
 """
 
 import argparse
@@ -21,17 +19,14 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from device_agent.causal_activations import Segment
-from device_agent.completion import GenerateOptions
 from device_agent.engine import Engine, EngineOptions
-from device_agent.plan import Plan, Residency
-from device_agent.sampling import Sampling
+from device_agent.plan import Plan
 from host.package import PackageOptions, package
 
 LAYERS, HIDDEN, HEADS, VOCABULARY, POSITIONS = 12, 768, 12, 50257, 1024
 PROMPT_TOKENS = 16
-PROMPT_CHARACTERS, GUESSED_TOKENS, GUESSES = 240, 64, (4, 8, 15)
 MB = 1e6
-MIB, GIB = 1 << 20, 1 << 30
+MIB = 1 << 20
 
 
 def main() -> None:
@@ -40,12 +35,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--rate-mb", type=float, default=None, help="speed of an emulated flash, in MB/s")
-    parser.add_argument("--guess", type=Path, metavar="CHECKPOINT", help="a trained decoder, for steps that guess")
-    parser.add_argument("--texts", type=Path, nargs="+", default=[], metavar="FILE", help="where its prompts are from")
     arguments = parser.parse_args()
-    if arguments.guess:
-        measure_guesses(arguments)
-        return
     store = arguments.folder / "store"
     if not store.exists():
         write_random_gpt2(arguments.folder / "model")
@@ -61,50 +51,11 @@ def main() -> None:
         ("loaded ahead, 4 texts share", 56, 4, True),
         ("loaded ahead, 16 texts share", 96, 16, True),
     ):
-        engine_options = EngineOptions(budget_bytes=budget_mib * MIB, throttle_bytes_per_s=rate, most_drafts=0)
+        engine_options = EngineOptions(budget_bytes=budget_mib * MIB, throttle_bytes_per_s=rate)
         with Engine(store, engine_options) as engine:
             seconds = _seconds_per_step(engine, texts, arguments.tokens, ahead=ahead)
             peak = engine.ledger.peak_bytes / MIB
         print(f"{name:34} {1e3 * seconds / texts:8.1f}  {texts / seconds:8.1f}  {peak:14.1f}")
-
-
-def measure_guesses(arguments: argparse.Namespace) -> None:
-    """With and without guesses, one behind the other; the tokens must be the same."""
-    store = arguments.folder / f"{arguments.guess.name}-store"
-    if not store.exists():
-        options = PackageOptions(bitwidths=(8,), slices=1, sequences=(16,))
-        package(str(arguments.guess), store, options, lambda *_: None)
-    rate = arguments.rate_mb * MB if arguments.rate_mb else None
-    texts = [text.read_text() for text in arguments.texts]
-    prompts = [
-        text[start : start + PROMPT_CHARACTERS] for text in texts for start in range(0, len(text), len(text) // 4)
-    ]
-    print(f"{'':40} guesses  ms/token  tokens/step  of {'guessed':>7}  right")
-    for name, budget_bytes, flash, temperature in (
-        ("all resident, greedy", GIB, None, 0.0),
-        ("all resident, temperature 0.5", GIB, None, 0.5),
-        ("streamed, greedy", 0, rate, 0.0),
-        ("streamed, temperature 0.5", 0, rate, 0.5),
-    ):
-        written = set()
-        for most in (0, *GUESSES):
-            engine_options = EngineOptions(
-                budget_bytes=budget_bytes or GIB, throttle_bytes_per_s=flash, most_drafts=most
-            )  # fmt: skip
-            with Engine(store, engine_options) as engine:
-                plan = engine.uniform_plan(8)
-                plan = plan if budget_bytes else plan.with_residency([Residency.STREAMED] * len(plan.layers))
-                options = GenerateOptions(GUESSED_TOKENS, Sampling(temperature, seed=1))
-                engine.generate(prompts[0], options, plan)  # what stays is loaded now
-                started = time.perf_counter()
-                made = [engine.generate(prompt, options, plan) for prompt in prompts]
-                taken_ms = 1e3 * (time.perf_counter() - started)
-            written.add(tuple(text.ids for text in made))
-            tokens, steps = sum(len(text.ids) for text in made), sum(text.steps for text in made)
-            drafted, accepted = sum(text.drafted for text in made), sum(text.accepted for text in made)
-            print(f"{name:40} {most:7} {taken_ms / tokens:9.2f} {tokens / steps:12.2f} {drafted:11} {accepted:6}")
-        if len(written) != 1:
-            raise SystemExit(f"{name}: guesses changed the text")
 
 
 def _seconds_per_step(engine: Engine, texts: int, tokens: int, *, ahead: bool) -> float:

@@ -1,7 +1,7 @@
 """A decoder over the pipeline: caches, prefill in chunks, steps that several texts share, and logits.
 
-Every pass goes over the same shards; its sequence bucket only says how many tokens it takes. What fits stays in memory:
-first the layers for steps of one token, from the bottom up, then blocks of the vocabulary's head.
+Every pass goes over the same shards; its sequence bucket only says how many tokens it takes (`CausalPasses`). What fits
+stays in memory: first the layers for steps of one token, from the bottom up, then blocks of the vocabulary's head.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.causal_activations import CausalActivations, Segment, causal_activation_bytes
+from device_agent.causal_activations import CausalActivations, Segment
+from device_agent.causal_passes import CausalPasses, Drafting, streamed
 from device_agent.key_values import KeyValueCache, cache_bytes
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
 from device_agent.memory import MIB, Footprint, Ledger, fit_residency
 from device_agent.norm import apply_norm
 from device_agent.phases import PhaseTimes
-from device_agent.pipeline import Pass, Pipeline
-from device_agent.plan import Plan, Residency
+from device_agent.pipeline import Pipeline
+from device_agent.plan import Plan
 from device_agent.prompt import PromptEncoder
 from device_agent.vocabulary import VocabularyReader
 from shard_store.errors import BudgetError, RequestError
@@ -41,20 +42,6 @@ class Parts:
     budget_bytes: Callable[[], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Drafting:
-    """What steps with drafts may take. most: drafts in a step, those of all texts together."""
-
-    sequence: int  # the bucket of such steps
-    most: int
-    vocabulary: int
-
-    @property
-    def logits_bytes(self) -> int:
-        """Memory of the drafts' logits."""
-        return 4 * self.vocabulary * self.most
-
-
 class CausalModel:
     """Not thread-safe: the engine serialises."""
 
@@ -65,6 +52,9 @@ class CausalModel:
         self._frequencies = parts.source.resident_tensors.get("rotary.frequency")
         self._head = VocabularyReader(parts.source.store, parts.reader)
         self._cached_bytes = 0
+        self.passes = CausalPasses(
+            self._description, self._head.vocabulary, parts.footprint, parts.budget_bytes, self._held_bytes
+        )
         parts.ledger.add(self._head.working_bytes)
 
     @property
@@ -90,7 +80,7 @@ class CausalModel:
         self._cached_bytes += nbytes
         try:
             self._arrange(plan)  # first what is in the way goes
-            self._parts.pipeline.make_room(self._job(plan, self._shortest))
+            self._parts.pipeline.make_room(self.passes.job(plan, 1))
         except BaseException:
             self._cached_bytes -= nbytes
             raise
@@ -108,9 +98,12 @@ class CausalModel:
         """Free layers that were loaded ahead of a step that is not to come."""
         self._parts.pipeline.rest()
 
+    def _held_bytes(self) -> int:
+        return self._head.working_bytes + self._head.kept_bytes + self._cached_bytes
+
     def _admit(self, plan: Plan, capacity: int, nbytes: int) -> None:
-        footprint = self._footprint(plan, self._shortest, extra_bytes=nbytes - self._head.kept_bytes)
-        least = _streamed(plan, in_flight=1)
+        footprint = self.passes.footprint(plan, self.passes.shortest, extra_bytes=nbytes - self._head.kept_bytes)
+        least = streamed(plan, in_flight=1)
         needed, budget = footprint.peak_bytes(least), self._parts.budget_bytes()
         if needed > budget:
             raise BudgetError(
@@ -122,35 +115,12 @@ class CausalModel:
         """Keep as much of the head as the budget leaves once the layers have their part."""
         before, bitwidth = self._head.kept_bytes, head_bitwidth(max(plan.bitwidths))
         budget = self._parts.budget_bytes()
-        without = self._footprint(plan, self._shortest, extra_bytes=-before)
+        without = self.passes.footprint(plan, self.passes.shortest, extra_bytes=-before)
         peak = without.peak_bytes(fit_residency(plan, without, budget))
-        longest = self._footprint(plan, max(self._description.sequences), extra_bytes=-before)
-        peak = max(peak, longest.peak_bytes(_streamed(plan, plan.layers_in_flight)))
+        longest = self.passes.footprint(plan, max(self._description.sequences), extra_bytes=-before)
+        peak = max(peak, longest.peak_bytes(streamed(plan, plan.layers_in_flight)))
         self._head.keep(bitwidth, max(0, budget - peak))
         self._parts.ledger.add(self._head.kept_bytes - before)
-
-    def drafts(self, plan: Plan, texts: int, most: int) -> Drafting | None:
-        """How a step of so many texts can check at most `most` guesses beside; None where it cannot, or would not pay.
-
-        Several texts leave room in their bucket, which costs what it costs. One has a bucket to itself, and the next
-        one takes more time to execute: that pays where layers are read meanwhile, and where those of both buckets stay.
-        """
-        longest = self._longest(plan)
-        lengths = [length for length in self._description.sequences if texts <= length <= longest]
-        if not lengths:
-            return None
-        own = sequence = lengths[0]
-        if own == self._shortest:
-            sequence = next((length for length in lengths if length >= texts + most), lengths[-1])
-        drafting = Drafting(sequence, min(most, sequence - texts), self.vocabulary)
-        if drafting.most < 1:
-            return None
-        footprint, budget = self._footprint(plan, sequence, drafting.logits_bytes), self._parts.budget_bytes()
-        if footprint.peak_bytes(_least(plan)) > budget:
-            return None
-        if own != sequence and not self._both_stay(plan, footprint) and _stays(self._job(plan, own).plan):
-            return None
-        return drafting
 
     def advance(
         self, plan: Plan, segments: Sequence[Segment], cancelled: Callable[[], bool], drafting: Drafting | None = None
@@ -162,7 +132,7 @@ class CausalModel:
         Raises what the pipeline raises; the caches then stay as they were before the pass that failed.
         """
         times = PhaseTimes()
-        limit = self._longest(plan)
+        limit = self.passes.longest(plan)
         ends: list[Floats] = [np.empty(0, np.float32)] * len(segments)
         # steps follow one another: the first layers of the next load while this one ends
         again = all(segment.is_step for segment in segments)
@@ -181,15 +151,14 @@ class CausalModel:
     ) -> tuple[list[Floats], PhaseTimes]:  # fmt: skip
         """One pass; the last hidden states (wanted, hidden) of every segment."""
         counts = [len(segment.ids) for segment in segments]
-        job = self._job_of(plan, segments, drafting)
-        sequence = job.sequence
+        job = self.passes.job(plan, sum(counts), drafting)
         self._parts.pipeline.make_room(job)
         with self._parts.ledger.holding(job.footprint.activation_bytes):
             activations = CausalActivations(
                 self._parts.runtime,
                 self._geometry,
                 plan.slices,
-                sequence,
+                job.sequence,
                 segments=segments,
                 frequencies=self._frequencies,
             )
@@ -208,57 +177,6 @@ class CausalModel:
             segment.cache.commit(count)
         return last, times
 
-    def _job_of(self, plan: Plan, segments: Sequence[Segment], drafting: Drafting | None) -> Pass:
-        """The pass that these segments need, or, among steps with drafts, the one that all of these can share.
-
-        Layers that were loaded ahead, or stay, are of use to a pass of the same bucket only.
-        """
-        tokens = sum(len(segment.ids) for segment in segments)
-        sequence = next(length for length in self._description.sequences if length >= tokens)
-        if drafting is None:
-            return self._job(plan, sequence)
-        footprint, budget = self._footprint(plan, drafting.sequence, drafting.logits_bytes), self._parts.budget_bytes()
-        job = Pass(fit_residency(plan, footprint, budget), drafting.sequence, footprint, budget)
-        if sequence < drafting.sequence and _stays(job.plan) and self._both_stay(plan, footprint):
-            return self._job(plan, sequence)
-        return job
-
-    def _job(self, plan: Plan, sequence: int) -> Pass:
-        """Steps of one token keep layers in memory; longer passes do where there is room for both, and else stream."""
-        budget, footprint = self._parts.budget_bytes(), self._footprint(plan, sequence)
-        if sequence != self._shortest and not self._both_stay(plan, footprint):
-            plan = _streamed(plan, plan.layers_in_flight)
-        return Pass(fit_residency(plan, footprint, budget), sequence, footprint, budget)
-
-    def _both_stay(self, plan: Plan, footprint: Footprint) -> bool:
-        """Whether all layers have room to stay, beside all that steps of one token keep."""
-        kept = sum(layer.ready_bytes for layer in self._footprint(plan, self._shortest).layers)
-        whole = plan.with_residency([Residency.RESIDENT] * len(plan.layers))
-        return footprint.peak_bytes(whole) + kept <= self._parts.budget_bytes()
-
-    def _footprint(self, plan: Plan, sequence: int, extra_bytes: int = 0) -> Footprint:
-        footprint = self._parts.footprint(plan, sequence, 1)
-        held = self._head.working_bytes + self._head.kept_bytes + self._cached_bytes + extra_bytes
-        return replace(
-            footprint,
-            fixed_bytes=footprint.fixed_bytes + held,
-            activation_bytes=causal_activation_bytes(self._geometry, plan.slices, sequence),
-        )
-
-    @property
-    def _shortest(self) -> int:
-        return min(self._description.sequences)
-
-    def _longest(self, plan: Plan) -> int:
-        """The longest bucket whose pass fits the budget."""
-        least, budget = _streamed(plan, in_flight=1), self._parts.budget_bytes()
-        fitting = (
-            length
-            for length in reversed(self._description.sequences)
-            if self._footprint(plan, length).peak_bytes(least) <= budget
-        )
-        return next(fitting, self._shortest)
-
     def trim(self) -> None:
         """Free blocks of the head that stay; the next text keeps what then fits."""
         self._parts.ledger.add(-self._head.kept_bytes)
@@ -268,21 +186,6 @@ class CausalModel:
         """Free the head."""
         self._parts.ledger.add(-self._head.working_bytes - self._head.kept_bytes)
         self._head.close()
-
-
-def _stays(plan: Plan) -> bool:
-    return all(layer.residency is Residency.RESIDENT for layer in plan.layers)
-
-
-def _least(plan: Plan) -> Plan:
-    """In as little memory as it can do with."""
-    residency = [layer.residency or Residency.STREAMED for layer in plan.layers]
-    return replace(plan.with_residency(residency), layers_in_flight=1, loading_agents=1)
-
-
-def _streamed(plan: Plan, in_flight: int) -> Plan:
-    plan = plan.with_residency([Residency.STREAMED] * len(plan.layers))
-    return replace(plan, layers_in_flight=in_flight, loading_agents=min(plan.loading_agents, in_flight))
 
 
 def _passes(segments: Sequence[Segment], limit: int) -> Iterator[list[tuple[int, Segment]]]:

@@ -77,10 +77,10 @@ class Completion:
 
     def take(
         self, logits: npt.NDArray[np.float32], drafts: npt.NDArray[np.int64] = _NONE, *, free: bool = False
-    ) -> str:
+    ) -> tuple[str, ...]:
         """Choose tokens from logits (1 + drafts, vocabulary), for as long as the drafts are the ones that are chosen.
 
-        Returns the text that has settled with them. free: whether drafts cost no time.
+        Returns the text that settled with each, the same as without drafts. free: whether drafts cost no time.
         """
         pieces, accepted = [], 0
         for row, draft in zip(logits, (*drafts.tolist(), None), strict=True):
@@ -90,7 +90,7 @@ class Completion:
             if token != draft or self.finish_reason is not None:
                 break
         self.lookup.learn(len(drafts), accepted, free=free)
-        return "".join(pieces)
+        return tuple(pieces)
 
     def _add(self, token: int) -> str:
         if token in self._ends:

@@ -110,12 +110,12 @@ class CompletionDesk:
             for order in orders:
                 order.failure = error
             return self.tidy(generator)
-        for order, piece in zip(orders, pieces, strict=True):
+        for order, settled in zip(orders, pieces, strict=True):
             order.steps, order.times = order.steps + 1, order.times + times
             order.answer_ms = (time.perf_counter() - order.placed_s) * 1e3
             order.first_token_ms = order.first_token_ms or order.answer_ms
             order.shared_steps += len(orders) > 1
-            if piece:
+            for piece in filter(None, settled):
                 order.tell(piece)
         return self.tidy(generator)
 

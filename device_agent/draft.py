@@ -1,7 +1,7 @@
 """Guesses at the next tokens of a text, out of the text itself: prompt look-up (Saxena 2023), without another model.
 
 A pass reads the same shards for several tokens as for one, so guesses that turn out right are tokens that cost no pass.
-Where passes wait for flash, wrong ones cost nothing. Elsewhere, how far to guess follows how the last guesses went:
+Where steps read layers, wrong ones cost next to nothing. Elsewhere, how far to guess follows how the last guesses went:
 twice as far after all were right, half as far after none was. Where that leaves nothing, the text is left alone for a
 while.
 """
@@ -26,11 +26,6 @@ class PromptLookup:
         self._most = self._reach = most
         self._pause = 0
 
-    @property
-    def active(self) -> bool:
-        """Whether the next step may have a draft."""
-        return self._reach > 0
-
     def draft(self, tokens: Tokens, room: int) -> Tokens:
         """At most `room` guesses behind a text (tokens,): what followed its longest match, of these the latest.
 
@@ -47,7 +42,7 @@ class PromptLookup:
         """
         self.drafted += drafted
         self.accepted += accepted
-        if not self.active:
+        if not self._reach:
             self._pause -= 1
             self._reach = min(1, self._most) if self._pause <= 0 else 0
         elif drafted and accepted == drafted:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.causal_activations import Segment
-from device_agent.causal_model import CausalModel, Drafting
+from device_agent.causal_model import CausalModel
+from device_agent.causal_passes import Drafting
 from device_agent.completion import Completion, FinishReason, GenerateOptions
 from device_agent.draft import PromptLookup
 from device_agent.key_values import KeyValueCache
@@ -61,25 +62,24 @@ class Generator:
 
     def step(
         self, running: Sequence[Running], plan: Plan, cancelled: Callable[[], bool]
-    ) -> tuple[tuple[str, ...], PhaseTimes]:
-        """The next token of every text, or several; what each has to add to what was told of it."""
+    ) -> tuple[tuple[tuple[str, ...], ...], PhaseTimes]:
+        """The next token of every text, or several; what each of them adds to what was told of its text."""
         drafting = self._drafting(running, plan)
         segments = _segments(running, drafting.most if drafting else 0)
         logits, times = self.model.advance(plan, segments, cancelled, drafting)
-        free = times.wait_ms > times.execute_ms
         pieces, row = [], 0
         for text, segment in zip(running, segments, strict=True):
-            pieces.append(text.completion.take(logits[row : row + segment.wanted], segment.guesses, free=free))
+            rows = logits[row : row + segment.wanted]
+            pieces.append(text.completion.take(rows, segment.guesses, free=drafting is not None and drafting.streams))
             text.cache.rewind(text.completion.read_tokens)
             row += segment.wanted
         return tuple(pieces), times
 
     def _drafting(self, running: Sequence[Running], plan: Plan) -> Drafting | None:
-        """None while a prompt is read, too: a longer pass is no place for guesses."""
-        completions = [text.completion for text in running]
-        if not all(text.ids for text in completions) or not any(text.lookup.active for text in completions):
+        """None while a prompt is read: a longer pass is no place for guesses."""
+        if not all(text.completion.ids for text in running):
             return None
-        return self.model.drafts(plan, len(running), self._most_drafts)
+        return self.model.passes.drafting(plan, len(running), self._most_drafts)
 
     def end(self, running: Running) -> None:
         """Forget a text."""
@@ -93,9 +93,10 @@ class Generator:
         running, times, steps = self.begin(prompt, options, plan), PhaseTimes(), 0
         try:
             while running.completion.finish_reason is None:
-                (piece,), passed = self.step([running], plan, cancelled)
+                (pieces,), passed = self.step([running], plan, cancelled)
                 times, steps = times + passed, steps + 1
-                tell(piece)
+                for piece in pieces:
+                    tell(piece)
         finally:
             self.end(running)
         completion = running.completion

@@ -32,22 +32,22 @@ def test_a_draft_has_no_more_tokens_than_there_is_room_for() -> None:
     assert len(drafted([4, 4], room=20, most=3)) == 3
 
 
+def lengths_of(lookup: PromptLookup, steps: int, *, right: bool) -> list[int]:
+    """Of the drafts of a text that repeats itself, all of them right or all wrong."""
+    lengths = []
+    for _ in range(steps):
+        lengths.append(len(lookup.draft(np.array([4, 4]), 9)))
+        lookup.learn(lengths[-1], lengths[-1] if right else 0, free=False)
+    return lengths
+
+
 def test_guesses_that_keep_being_wrong_are_left_alone_for_a_while() -> None:
-    lookup, text = PromptLookup(4), np.array([4, 4])
-    lengths = []
-    while lookup.active:
-        lengths.append(len(lookup.draft(text, 9)))
-        lookup.learn(lengths[-1], 0, free=False)
-    assert (lengths, lookup.drafted, lookup.accepted) == ([4, 2, 1], 7, 0)
-    assert len(lookup.draft(text, 9)) == 0
-    for _ in range(PAUSE_STEPS):
-        assert not lookup.active
-        lookup.learn(0, 0, free=False)
-    lengths = []
-    for _ in range(4):
-        lengths.append(len(lookup.draft(text, 9)))
-        lookup.learn(lengths[-1], lengths[-1], free=False)
-    assert lengths == [1, 2, 4, 4]
+    lookup = PromptLookup(4)
+    assert lengths_of(lookup, 3, right=False) == [4, 2, 1]
+    assert (lookup.drafted, lookup.accepted) == (7, 0)
+    assert lengths_of(lookup, PAUSE_STEPS, right=False) == [0] * PAUSE_STEPS
+    assert lengths_of(lookup, 4, right=True) == [1, 2, 4, 4]
+    assert (lookup.drafted, lookup.accepted) == (18, 11)
 
 
 def test_guesses_that_cost_nothing_go_on() -> None:
@@ -58,7 +58,4 @@ def test_guesses_that_cost_nothing_go_on() -> None:
 
 
 def test_no_guesses_stay_none() -> None:
-    lookup = PromptLookup(0)
-    for _ in range(PAUSE_STEPS + 1):
-        lookup.learn(0, 0, free=False)
-    assert not lookup.active
+    assert lengths_of(PromptLookup(0), PAUSE_STEPS + 2, right=True) == [0] * (PAUSE_STEPS + 2)

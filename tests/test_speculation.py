@@ -12,7 +12,7 @@ from device_agent.completion import GenerateOptions
 from device_agent.completion_desk import CompletionDesk, Order
 from device_agent.engine import Engine, EngineOptions
 from device_agent.generator import Generated
-from device_agent.plan import Plan, Residency
+from device_agent.plan import Residency
 from device_agent.sampling import Sampling
 from shard_store.errors import BudgetError
 from tests.decoders import CONFIGS, LAYERS, VOCABULARY, write_decoder
@@ -112,15 +112,17 @@ def test_texts_that_share_passes_get_what_they_get_alone(texts: int, stores: Sto
         options = [GenerateOptions(20 - 3 * number, peaked(number)) for number in range(texts)]
         alone = [plain.generate(*asked).ids for asked in zip(PROMPTS, options, strict=False)]
         desk = CompletionDesk()
+        told: list[list[str]] = [[] for _ in options]
         orders = [
-            Order(engine.prompts.encode(prompt), asked, engine.uniform_plan(), lambda _: None)
-            for prompt, asked in zip(PROMPTS, options, strict=False)
+            Order(engine.prompts.encode(prompt), asked, engine.uniform_plan(), pieces.append)
+            for prompt, asked, pieces in zip(PROMPTS, options, told, strict=False)
         ]
         for order in orders:
             desk.place(order)
         desk.drive(engine.generator, orders[0], never)
         assert [order.done for order in orders] == [True] * texts
         assert [tuple(order.running.completion.ids) for order in orders if order.running] == alone
+        assert [len(pieces) for pieces in told] == [asked.max_tokens for asked in options]
         assert sum(order.accepted for order in orders) > 0
         assert all(
             order.steps + order.accepted == asked.max_tokens for order, asked in zip(orders, options, strict=True)
@@ -137,23 +139,11 @@ def test_logits_are_the_same_to_the_last_bit(bits: int, stores: Stores) -> None:
             model.advance(plan, [Segment(ids[:4], cache)], never)
             single = [model.advance(plan, [Segment(ids[n : n + 1], cache)], never)[0] for n in range(4, 12)]
             cache.rewind(4)
-            drafting = model.drafts(plan, 1, 7)
+            drafting = model.passes.drafting(plan, 1, 7)
             assert drafting is not None
             together, _ = model.advance(plan, [Segment(ids[4:], cache, 7)], never, drafting)
             model.close_cache(cache)
         assert together.tobytes() == np.concatenate(single).tobytes()
-
-
-def test_guesses_never_take_a_larger_bucket_or_more_memory(stores: Stores) -> None:
-    with engine_of(stores("gpt2"), 7) as engine:
-        plan, model = engine.uniform_plan(8), engine.generator.model
-        assert [_most(engine, plan, texts) for texts in (1, 2, 3, 4, 5, 14, 16, 17)] == [7, 2, 1, 0, 7, 2, 0, 0]
-        assert model.drafts(plan, 1, 0) is None
-
-
-def _most(engine: Engine, plan: Plan, texts: int) -> int:
-    drafting = engine.generator.model.drafts(plan, texts, 7)
-    return drafting.most if drafting else 0
 
 
 def test_no_budget_is_overrun_and_none_refuses_what_it_held(stores: Stores) -> None:
