@@ -91,6 +91,11 @@ class NotedExecutor:
         self._begun[id(frame)] = start
         return frame
 
+    @property
+    def refused(self) -> frozenset[tuple[int, int]]:
+        """As the executor inside."""
+        return self._inner.refused
+
     def in_place(self, slices: int, sequence: int) -> bool:
         """As the executor inside."""
         return self._inner.in_place(slices, sequence)

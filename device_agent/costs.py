@@ -8,6 +8,8 @@ from shard_store.errors import CostsError
 from shard_store.geometry import EXACT_BITWIDTH
 from shard_store.template import TemplateKind
 
+MOST_CROWDING = 16.0
+
 
 @dataclass(frozen=True, slots=True)
 class ReadCost:
@@ -43,7 +45,8 @@ class DeviceCosts:
     prepare: Mapping[TemplateKind, PrepareCost]
     execute: Mapping[TemplateKind, Mapping[int, tuple[float, ...]]]  # by kind, sequence: [m-1], ms for one text
     loading_factor: float  # how many times longer execution takes while a loading agent works
-    pass_ms: float  # of every pass, whatever its layers: tokenising, embedding, the head
+    pass_ms: float  # of every answer, whatever its layers: tokenising, embedding, the head, the report
+    crowding_factor: float = 1.0  # how many times longer preparing takes while other agents work, too
 
     def __post_init__(self) -> None:
         numbers = [self.read.latency_ms, self.pass_ms, *self._layer_times()]
@@ -53,6 +56,8 @@ class DeviceCosts:
             raise CostsError(f"device costs: bytes_per_ms is {self.read.bytes_per_ms}, must be above 0")
         if not 1 <= self.loading_factor <= 100:
             raise CostsError(f"device costs: loading_factor is {self.loading_factor}, must be 1 to 100")
+        if not 1 <= self.crowding_factor <= MOST_CROWDING:
+            raise CostsError(f"device costs: crowding_factor is {self.crowding_factor}, must be 1 to {MOST_CROWDING:g}")
 
     def _layer_times(self) -> list[float]:
         prepared = [ms for cost in self.prepare.values() for ms in (cost.layer_ms, *cost.shard_ms.values())]

@@ -15,7 +15,7 @@ from shard_store.geometry import BITWIDTHS, MAX_SLICES
 from shard_store.json_fields import JsonFields, parse_json
 from shard_store.template import MAX_SEQUENCE, TemplateKind
 
-COSTS_VERSION = 1
+COSTS_VERSION = 2
 MAX_COSTS_BYTES = 16 << 20
 _MAX_NAME = 400
 T = TypeVar("T")
@@ -72,6 +72,7 @@ def _parse(fields: JsonFields) -> DeviceCosts:
         execute=fields.object("execute", lambda kinds: _by_kind(kinds, _execute)),
         loading_factor=fields.number("loading_factor"),
         pass_ms=fields.number("pass_ms"),
+        crowding_factor=fields.number("crowding_factor"),
     )
 
 

@@ -2,19 +2,17 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from statistics import median
 
-from device_agent.costs import DeviceCosts, PrepareCost, ReadCost
+from device_agent.costs import MOST_CROWDING, DeviceCosts, PrepareCost, ReadCost
 from device_agent.phases import PhaseTimes
 
-_RUNS = 5  # that are looked back upon
-_BELIEVED = -2  # of those in order: the slowest is a hiccup, the next one may happen again, and promises should hold
+_RUNS = 5  # that are looked back upon: the one in the middle is believed, so that two hiccups change nothing
 _FADING = 0.9  # of the exponent, when a run says nothing: what nobody looks at any more may be right again
 _LIMIT = 64.0  # a factor beyond that is not drift but a mistake
-_STEP = 4.0  # the most that one pass can show: a hiccup is not drift either
 _LEAST_MS = 0.2  # phases shorter than that say nothing
-WORTH_REPLANNING = 0.15  # relative change of a factor
+_CROWDED = 2.0  # how much more than a pass its preparing is off: it is about half of what several agents do
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,37 +22,36 @@ class Factors:
     read: float = 1.0
     prepare: float = 1.0
     execute: float = 1.0
-
-    def differs(self, other: "Factors") -> bool:
-        """Whether plans made with one are worth making again with the other."""
-        pairs = ((self.read, other.read), (self.prepare, other.prepare), (self.execute, other.execute))
-        return any(abs(math.log(one / two)) > math.log1p(WORTH_REPLANNING) for one, two in pairs)
+    outside: float = 1.0  # of a pass: the rest of an answer
+    crowding: float = 1.0  # preparing by several agents, than it should by what one takes
 
 
 class Drift:
-    """Follows how far measured passes are from predicted ones: slower within two runs, faster within four."""
+    """Follows how far measured passes are from predicted ones, within three runs."""
 
     def __init__(self) -> None:
         self.factors = Factors()
         self._used = Factors()
         self._shown = deque([Factors()] * _RUNS, maxlen=_RUNS)
 
-    def observe(self, predicted: PhaseTimes, measured: PhaseTimes) -> bool:
-        """Take note of one pass; True if the costs in use should be corrected now."""
+    def observe(self, predicted: PhaseTimes, measured: PhaseTimes, agents: int = 1) -> None:
+        """Take note of one pass. Several agents wait for each other in phases that are not theirs."""
         used = self._used
+        crowded = agents > 1
         self._shown.append(
             Factors(
-                _shown(used.read, predicted.read_ms, measured.read_ms),
-                _shown(used.prepare, predicted.prepare_ms, measured.prepare_ms),
+                _shown(used.read, 0.0 if crowded else predicted.read_ms, measured.read_ms),
+                _shown(used.prepare, 0.0 if crowded else predicted.prepare_ms, measured.prepare_ms),
                 _shown(used.execute, predicted.execute_ms, measured.execute_ms),
+                _shown(used.outside, predicted.outside_ms, measured.outside_ms),
+                _shown(
+                    used.crowding,
+                    (predicted.total_ms - predicted.outside_ms) ** _CROWDED if crowded else 0.0,
+                    measured.total_ms**_CROWDED,
+                ),
             )
         )
-        self.factors = Factors(
-            _believed([shown.read for shown in self._shown]),
-            _believed([shown.prepare for shown in self._shown]),
-            _believed([shown.execute for shown in self._shown]),
-        )
-        return self.factors.differs(used)
+        self.factors = Factors(*(median(shown) for shown in zip(*map(astuple, self._shown), strict=True)))
 
     def correct(self, costs: DeviceCosts) -> DeviceCosts:
         """The costs as they are now, from those that were measured; they are taken as in use from here on."""
@@ -71,6 +68,8 @@ class Drift:
                 kind: {sequence: tuple(ms * execute for ms in row) for sequence, row in rows.items()}
                 for kind, rows in costs.execute.items()
             },
+            pass_ms=costs.pass_ms * self.factors.outside,
+            crowding_factor=min(max(costs.crowding_factor * self.factors.crowding, 1.0), MOST_CROWDING),
         )
 
 
@@ -79,7 +78,3 @@ def _shown(used: float, predicted_ms: float, measured_ms: float) -> float:
     if predicted_ms < _LEAST_MS or measured_ms <= 0:
         return math.pow(used, _FADING)
     return min(max(used * measured_ms / predicted_ms, 1 / _LIMIT), _LIMIT)
-
-
-def _believed(factors: Sequence[float]) -> float:
-    return sorted(factors)[_BELIEVED]

@@ -1,7 +1,5 @@
 """Chooses what to run for a target: from the profile, this device's costs and what is in memory already."""
 
-import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,6 +7,7 @@ from functools import lru_cache, partial
 
 from device_agent.costs import DeviceCosts
 from device_agent.drift import Drift
+from device_agent.lateness import Lateness
 from device_agent.memory import LayerFootprint
 from device_agent.phases import PhaseTimes
 from device_agent.plan import Plan, Residency
@@ -23,8 +22,7 @@ from device_agent.promise import Promise
 from shard_store.errors import BudgetError
 
 _CHOICES_KEPT = 256
-_RUNS = 5  # that say how late runs are
-_LEAST_MARGIN, _MARGIN_STEP, _MOST_MARGIN = 1.05, 0.05, 1.5  # of a target, for what no forecast knows
+_MUCH_BETTER = 0.9  # a new plan must lose less than that of the loss of one that still keeps the target
 _ASKS_KEPT = 4  # that are planned anew at once when costs change
 _MOST_RUNS = 16  # with costs that are known to be off, if there never is time to plan anew
 
@@ -50,13 +48,13 @@ class Elastic:
         self._measured = facts.costs
         self._drift = Drift()
         self._asked: list[Ask] = []  # lately, the newest last
-        self._late = deque([1.0] * _RUNS, maxlen=_RUNS)  # measured by predicted time of the last runs
-        self._margin = _LEAST_MARGIN
+        self._lateness = Lateness()
         self._runs_since_drift = 0
         self._plan_with(facts)
 
     def _plan_with(self, facts: Facts) -> None:
         self._facts = facts
+        self._held: dict[Ask, Choice] = {}  # what runs already, and is still good enough
         self._choose = lru_cache(_CHOICES_KEPT)(Planner(facts).choose)
         self._forecast = lru_cache(_CHOICES_KEPT)(partial(_forecast, facts))
         self._peak = lru_cache(_CHOICES_KEPT)(partial(_peak, facts))
@@ -68,6 +66,9 @@ class Elastic:
 
     def choose(self, ask: Ask) -> Choice:
         """The best plan for when all that should stay is in memory, with a margin if one can be. Raises BudgetError."""
+        return self._held.get(ask) or self._best(ask)
+
+    def _best(self, ask: Ask) -> Choice:
         best = self._choose(self._with_margin(ask))
         return best if best.met else self._choose(ask)
 
@@ -80,7 +81,7 @@ class Elastic:
         best = self.choose(ask)
         settled = best.plan
         runs = [(self._forecast(plan, ask), plan, best) for plan in self._as_present(settled, ask, present)]
-        limit = self._with_margin(ask)
+        limit = self._limit(ask, best)
         if not runs or (best.met and not _in_time(runs[0][0], limit)):
             cold = self.choose(replace(ask, residency=False))
             runs += [(self._forecast(plan, ask), plan, cold) for plan in self._as_present(cold.plan, ask, present)]
@@ -116,10 +117,9 @@ class Elastic:
 
     def observe(self, promised: PhaseTimes, measured: PhaseTimes, loading_agents: int) -> None:
         """Learn from a pass that was promised; what it shows is used from the next `refresh` on."""
-        if loading_agents > 1:  # they wait for each other, in phases that are not theirs
-            promised = replace(promised, read_ms=0.0, prepare_ms=0.0)
-        self._late.append((measured.total_ms + self.costs.pass_ms) / promised.total_ms)
-        drifted = self._drift.observe(promised, measured) or self._margin_now() != self._margin
+        self._lateness.observe((measured.total_ms + measured.outside_ms) / promised.total_ms)
+        self._drift.observe(promised, measured, loading_agents)
+        drifted = self._lateness.off or self._lateness.outgrown
         self._runs_since_drift = self._runs_since_drift + 1 if drifted else 0
         if self._runs_since_drift > _MOST_RUNS:
             self.refresh()
@@ -129,13 +129,13 @@ class Elastic:
         """What was asked last."""
         return self._asked[-1] if self._asked else None
 
-    def _margin_now(self) -> float:
-        """How much longer than predicted a run may take: as the second latest of the last ones did, in steps."""
-        late = min(sorted(self._late)[-2], _MOST_MARGIN)
-        return max(_LEAST_MARGIN, math.ceil(late / _MARGIN_STEP - 1e-9) * _MARGIN_STEP)
-
     def _with_margin(self, ask: Ask) -> Ask:
-        return ask if ask.target_ms is None else replace(ask, target_ms=ask.target_ms / self._margin)
+        return ask if ask.target_ms is None else replace(ask, target_ms=ask.target_ms / self._lateness.margin)
+
+    def _limit(self, ask: Ask, best: Choice) -> Ask:
+        """The margin is given up where no plan leaves it."""
+        limit = self._with_margin(ask)
+        return limit if limit.target_ms is None or best.predicted_ms <= limit.target_ms else ask
 
     def refresh(self) -> bool:
         """Correct the costs if runs have shown them to be off, and plan anew for what was asked lately.
@@ -144,13 +144,30 @@ class Elastic:
         """
         if not self._runs_since_drift:
             return False
-        self._runs_since_drift, self._margin = 0, self._margin_now()
-        self._plan_with(replace(self._facts, costs=self._drift.correct(self._measured)))
-        for ask in self._asked:
+        before = {ask: choice for ask in self._asked for choice in self._known(ask)}
+        self._runs_since_drift = 0
+        if self._lateness.off:
+            self._lateness.corrected()
+            self._plan_with(replace(self._facts, costs=self._drift.correct(self._measured)))
+        else:
+            self._lateness.adjust()
+        self._held = {}
+        for ask, old in before.items():
             with suppress(BudgetError):  # of an ask from before the budget shrank
-                self.choose(ask)
-                self.choose(replace(ask, residency=False))
+                self._hold(ask, old)
+                self._best(replace(ask, residency=False))
         return True
+
+    def _known(self, ask: Ask) -> Iterator[Choice]:
+        with suppress(BudgetError):
+            yield self.choose(ask)
+
+    def _hold(self, ask: Ask, old: Choice) -> None:
+        """Go on with the old plan if it will keep the target and is about as good: another takes time to load."""
+        best, expected = self._best(ask), self._forecast(old.plan, ask)
+        good = old.met and best.met and best.predicted_loss >= _MUCH_BETTER * old.predicted_loss
+        if good and _in_time(expected, self._with_margin(ask)):
+            self._held[ask] = replace(old, predicted_ms=expected.total_ms)
 
 
 def _forecast(facts: Facts, plan: Plan, ask: Ask) -> Forecast:
@@ -168,6 +185,7 @@ def phases_of(expected: Forecast) -> PhaseTimes:
         prepare_ms=sum(_ms(layer.prepare) for layer in expected.layers),
         execute_ms=sum(_ms(layer.execute) for layer in expected.layers),
         total_ms=expected.total_ms,
+        outside_ms=expected.pass_ms,
     )
 
 

@@ -9,18 +9,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PhaseTimes:
-    """Milliseconds of one pass. Reading and preparing overlap with executing; waiting is what they could not hide."""
+    """Milliseconds of one pass. Reading and preparing overlap with executing; waiting is what they could not hide.
+
+    outside_ms: what an answer takes besides its pass, where that is known; no part of total_ms.
+    """
 
     read_ms: float = 0.0
     prepare_ms: float = 0.0
     execute_ms: float = 0.0
     wait_ms: float = 0.0
     total_ms: float = 0.0
+    outside_ms: float = 0.0
 
     def __add__(self, other: "PhaseTimes") -> "PhaseTimes":
         return PhaseTimes(
             self.read_ms + other.read_ms, self.prepare_ms + other.prepare_ms, self.execute_ms + other.execute_ms,
-            self.wait_ms + other.wait_ms, self.total_ms + other.total_ms,
+            self.wait_ms + other.wait_ms, self.total_ms + other.total_ms, self.outside_ms + other.outside_ms,
         )  # fmt: skip
 
 

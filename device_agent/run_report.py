@@ -18,6 +18,7 @@ def report_of(
     """What ran for an answer that has just been finished."""
     jobs = [run.job for run in runs]
     last, promises = jobs[-1].plan, [run.promise for run in runs if run.promise]
+    answer_ms = watch.elapsed_ms
     return RunReport(
         layers=len(last.layers),
         slices=last.slices,
@@ -27,11 +28,11 @@ def report_of(
         sequences=tuple(sorted({job.sequence for job in jobs})),
         passes=len(jobs),
         times=times,
-        answer_ms=watch.elapsed_ms,
+        answer_ms=answer_ms,
         budget_bytes=jobs[-1].budget_bytes,
         model_peak_bytes=model_peak_bytes,
         process_peak_bytes=process_memory().peak_resident_bytes,
         executor=executor,
         plans=tuple(job.plan for job in jobs),
-        outcome=outcome_of(watch.target_ms, promises, watch.elapsed_ms) if watch.limited else None,
+        outcome=outcome_of(watch.target_ms, promises, answer_ms) if watch.limited else None,
     )

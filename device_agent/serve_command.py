@@ -16,6 +16,7 @@ import uvicorn
 from device_agent.arguments import engine_options
 from device_agent.engine import Engine
 from device_agent.goal import Goal
+from device_agent.interpreter import prefer_latency
 from device_agent.listener import listen, url_of
 from device_agent.plan import read_plan
 from device_agent.plan_choice import PlanChoice
@@ -42,14 +43,19 @@ class Server(uvicorn.Server):
         sys.stdout.flush()
 
 
+def _load(options: argparse.Namespace) -> Engine:
+    engine = Engine(options.store, replace(engine_options(options), most_drafts=options.speculate))
+    prefer_latency()
+    return engine
+
+
 def serve(options: argparse.Namespace) -> None:
     """Listen until told to stop. Raises StiError if the plan or the address is of no use."""
     plan = read_plan(options.plan) if options.plan else None
     default = PlanChoice(options.bits, options.layers, options.slices, plan, Goal(target_ms=options.target_ms))
     Store.open(options.store).close()  # the wrong path is better told now than by /health
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    resources = replace(engine_options(options), most_drafts=options.speculate)
-    app = create_app(lambda: Engine(options.store, resources), default, options.max_body_bytes)
+    app = create_app(partial(_load, options), default, options.max_body_bytes)
     config = uvicorn.Config(app, log_config=None, lifespan="on", ws="none", timeout_graceful_shutdown=GRACE_SECONDS)
     with AgentRecord(options.home) if options.home else nullcontext() as record:
         listener = listen(options.host, options.port)

@@ -16,7 +16,6 @@ from shard_store.shard_layout import SHARD_ALIGNMENT
 from shard_store.span import align
 from shard_store.template import TemplateKind
 
-
 InPlace = Callable[[int, int], bool]  # slices and sequence: whether passing layers are written where they are executed
 
 

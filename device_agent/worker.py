@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from device_agent.generator import Generator
 from device_agent.goal import NO_GOAL, Goal
+from device_agent.interpreter import collect
 from device_agent.memory import Ledger
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan
@@ -152,6 +153,7 @@ class Worker:
 
     def _settle(self, model: Model) -> None:
         """Use the time until the next request."""
+        collect(idle=True)
         try:
             model.settle(lambda: self.waiting > 0 or self._closing.is_set())
         except StiError as error:
@@ -176,6 +178,8 @@ def _guarded(job: Callable[[Model, Gone], T], model: Model, gone: Gone) -> T:
     except Exception as error:
         logger.exception("a request failed unexpectedly")
         raise JobFailedError(f"the agent failed unexpectedly ({type(error).__name__}); see its log") from error
+    finally:
+        collect(idle=False)
 
 
 def _look_at(work: "asyncio.Future[T]") -> None:

@@ -115,19 +115,20 @@ class Store:
             raise FormatError(f"{self.path}: no table {table}; it has {', '.join(self.manifest.row_tables)}")
         layout = self.manifest.row_tables[table]
         wanted = np.asarray(indices, np.intp)  # (n,)
-        records = np.empty((wanted.size, layout.stride), np.uint8)
         if not wanted.size:
             return np.empty((0, layout.columns), np.float32)
         if wanted.min() < 0 or wanted.max() >= layout.rows:
             bad = wanted[(wanted < 0) | (wanted >= layout.rows)][0]
             raise FormatError(f"{self.path}: row {bad} asked of table {table}, which has {layout.rows}")
-        ends = [*(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), wanted.size]
+        distinct, places = np.unique(wanted, return_inverse=True)
+        records = np.empty((distinct.size, layout.stride), np.uint8)
+        ends = [*(np.flatnonzero(np.diff(distinct) != 1) + 1).tolist(), distinct.size]
         start = 0
         for end in ends:
-            offset = layout.offset + int(wanted[start]) * layout.stride
+            offset = layout.offset + int(distinct[start]) * layout.stride
             self._files[EMBEDDINGS_FILE].read_into(records[start:end].reshape(-1).data, offset)
             start = end
-        return layout.decode(records, wanted, table)
+        return layout.decode(records, distinct, table)[places]
 
     def head_block(self, bitwidth: int, number: int, buffer: memoryview, *, verify: bool) -> memoryview:
         """Reads one block of the vocabulary's head into a buffer, and returns the part that it takes.

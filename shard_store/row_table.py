@@ -69,11 +69,12 @@ class RowTable:
         self, records: npt.NDArray[np.uint8], indices: npt.NDArray[np.intp], name: str
     ) -> npt.NDArray[np.float32]:
         """Values (n, columns) of stored rows (n, stride). Raises ChecksumError naming the first damaged row."""
-        stored = records[:, self.row_bytes : self.row_bytes + CRC_BYTES].copy().view("<u4")[:, 0]  # (n,)
+        row_bytes = self.row_bytes
+        stored = records[:, row_bytes : row_bytes + CRC_BYTES].copy().view("<u4")[:, 0]  # (n,)
         for index, record, checksum in zip(indices.tolist(), records, stored.tolist(), strict=True):
-            if zlib.crc32(record[: self.row_bytes].data) != checksum:
+            if zlib.crc32(record[:row_bytes].data) != checksum:
                 raise ChecksumError(
                     f"embeddings.bin: row {index} of table {name}: checksum differs from what was written; "
                     "the store is damaged, copy it again"
                 )
-        return np.ascontiguousarray(records[:, : self.row_bytes]).view(self.row_type.dtype).astype(np.float32)
+        return np.ascontiguousarray(records[:, :row_bytes]).view(self.row_type.dtype).astype(np.float32)

@@ -23,6 +23,7 @@ class Device:
     execute_ms: float = 2.0  # a full layer at int8
     loading_factor: float = 1.3
     pass_ms: float = 1.0
+    crowding_factor: float = 1.0
 
 
 def random_facts(
@@ -56,6 +57,7 @@ def random_facts(
         },
         loading_factor=device.loading_factor,
         pass_ms=device.pass_ms,
+        crowding_factor=device.crowding_factor,
     )  # fmt: skip
     size = {kind: 4 if kind is TemplateKind.FLOAT32 else 1 for kind in kinds}
     return Facts(

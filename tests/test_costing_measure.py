@@ -1,6 +1,6 @@
 """A device whose costs are known is measured right."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from device_agent.costs import DeviceCosts
 from device_agent.costs_file import write_costs
 from device_agent.phases import PhaseTimes
 from device_agent.plan import LayerPlan, Plan, Residency
+from device_agent.planning.schedule import Way, Work, schedule
 from shard_store.errors import CostsError
 from shard_store.manifest import Manifest
 from shard_store.reader import Store
@@ -43,7 +44,22 @@ class KnownDevice:
             reads, nbytes = self.read_sizes(layer)
             read = self.costs.read.ms(nbytes, reads) if cold else 0.0
             times += PhaseTimes(read, prepare, execute)
+        times = replace(times, total_ms=self._total_ms(plan, sequence, cold=cold))
         return times if again else times + times + times + times + times + times + times
+
+    def _total_ms(self, plan: Plan, sequence: int, *, cold: bool) -> float:
+        slices, kind = plan.slices, plan.layers[0].kind
+        execute_ms = self.costs.execute_ms(kind, slices, sequence, loading=False)
+        sizes = [self.read_sizes(layer) for layer in plan.layers]
+        work = [
+            Work(self.costs.read.ms(nbytes, reads) if cold else 0.0, self.costs.prepare_ms(layer.bitwidths), execute_ms)
+            for layer, (reads, nbytes) in zip(plan.layers, sizes, strict=True)
+        ]
+        way = Way(
+            plan.loading_agents, plan.layers_in_flight, loading_factor=self.costs.loading_factor,
+            crowding_factor=self.costs.crowding_factor,
+        )  # fmt: skip
+        return schedule(range(len(work)), work, way)[-1].execute.end_ms
 
     def read_sizes(self, layer: LayerPlan) -> tuple[int, int]:
         nbytes = sum(layer.bitwidths) * 100
@@ -67,7 +83,7 @@ def costs_of(manifest: Manifest) -> DeviceCosts:
     rows = dict.fromkeys(manifest.description.sequences, (1.0, 2.0, 3.0, 4.0))
     costs = small_costs()
     return DeviceCosts(
-        "known", model_digest(manifest), costs.read, costs.prepare, dict.fromkeys(TemplateKind, rows), 1.5, 0.75
+        "known", model_digest(manifest), costs.read, costs.prepare, dict.fromkeys(TemplateKind, rows), 1.5, 0.75, 2.25
     )
 
 
@@ -83,6 +99,8 @@ def test_what_is_known_is_found(manifest: Manifest, resident: int) -> None:
         assert found.prepare_ms(bitwidths * 3) == pytest.approx(known.prepare_ms(bitwidths * 3))
     factor = 1.0 if resident else 1.5  # with nothing resident, every layer was measured beside loading
     assert found.loading_factor == pytest.approx(1.5 / (1.0 if resident else 1.5))
+    if resident:
+        assert found.crowding_factor == pytest.approx(known.crowding_factor, rel=1e-5)
     for sequence in manifest.description.sequences:
         row = found.execute[TemplateKind.INT8][sequence]
         assert row == pytest.approx(tuple(factor * ms for ms in (1.0, 2.0, 3.0, 4.0)))

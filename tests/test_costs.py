@@ -43,6 +43,7 @@ def test_impossible_costs_are_refused(value: float) -> None:
         {"read": ReadCost(value, 1.0)},
         {"read": ReadCost(0.0, value)},
         {"loading_factor": value},
+        {"crowding_factor": value},
         {"prepare": {TemplateKind.INT8: PrepareCost(0.0, {8: value})}},
         {"execute": {TemplateKind.INT8: {16: (1.0, value)}}},
     ):

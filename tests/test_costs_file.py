@@ -29,7 +29,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(version=2), "version is 2, this program reads 1"),
+        (lambda c: c.update(version=1), "version is 1, this program reads 2"),
         (lambda c: c.update(more=1), "unknown field 'more'"),
         (lambda c: c.pop("read"), "field 'read' is missing"),
         (lambda c: c["read"].update(latency_ms=-1), "every time must be a finite number"),
@@ -39,6 +39,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         (lambda c: c["execute"]["int8"].update({"x": [1]}), "unknown field 'x'"),
         (lambda c: c["execute"]["int8"].update({"16": [True]}), "must hold numbers"),
         (lambda c: c.update(loading_factor=0.5), "loading_factor is 0.5, must be 1 to 100"),
+        (lambda c: c.update(crowding_factor=17), "crowding_factor is 17.0, must be 1 to 16"),
     ],
 )
 def test_bad_costs_are_one_line(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:

@@ -1,51 +1,70 @@
 import pytest
 
-from device_agent.drift import Drift
+from device_agent.drift import Drift, Factors
 from device_agent.phases import PhaseTimes
 from tests.costs import small_costs
 
-EXPECTED = PhaseTimes(read_ms=10.0, prepare_ms=4.0, execute_ms=8.0)
+EXPECTED = PhaseTimes(read_ms=10.0, prepare_ms=4.0, execute_ms=8.0, total_ms=20.0, outside_ms=2.0)
 
 
-def slower(read: float = 1.0, prepare: float = 1.0, execute: float = 1.0) -> PhaseTimes:
-    return PhaseTimes(EXPECTED.read_ms * read, EXPECTED.prepare_ms * prepare, EXPECTED.execute_ms * execute)
+def slower(read: float = 1.0, prepare: float = 1.0, execute: float = 1.0, outside: float = 1.0) -> PhaseTimes:
+    return PhaseTimes(
+        read_ms=EXPECTED.read_ms * read, prepare_ms=EXPECTED.prepare_ms * prepare,
+        execute_ms=EXPECTED.execute_ms * execute, outside_ms=EXPECTED.outside_ms * outside, total_ms=18.0,
+    )  # fmt: skip
+
+
+def after(*runs: PhaseTimes, agents: int = 1) -> Drift:
+    drift = Drift()
+    for run in runs:
+        drift.observe(EXPECTED, run, agents)
+    return drift
 
 
 def test_what_comes_as_expected_changes_nothing() -> None:
-    drift = Drift()
-    assert not any(drift.observe(EXPECTED, slower(1.02, 0.98, 1.0)) for _ in range(20))
+    drift = after(*[slower(1.02, 0.98, 1.0)] * 20)
     assert drift.correct(small_costs()).read.latency_ms == pytest.approx(0.25, rel=0.05)
 
 
 def test_slower_flash_is_followed_within_a_few_runs() -> None:
-    drift = Drift()
-    assert not drift.observe(EXPECTED, slower(read=3.0))
-    assert drift.observe(EXPECTED, slower(read=3.0))
-    for _ in range(6):
-        drift.observe(EXPECTED, slower(read=3.0))
+    assert after(*[slower(read=3.0)] * 2).factors.read == 1.0
+    drift = after(*[slower(read=3.0)] * 3)
     costs = drift.correct(small_costs())
     assert costs.read.ms(1000) == pytest.approx(3 * small_costs().read.ms(1000), rel=0.05)
     assert costs.prepare == small_costs().prepare and costs.execute == small_costs().execute
     # from here on predictions are made with the corrected costs
-    corrected = PhaseTimes(30.0, 4.0, 8.0)
-    assert not any(drift.observe(corrected, slower(read=3.0)) for _ in range(5))
+    for _ in range(5):
+        drift.observe(PhaseTimes(30.0, 4.0, 8.0, total_ms=40.0, outside_ms=2.0), slower(read=3.0))
+    assert drift.factors.read == pytest.approx(3.0)
 
 
-def test_faster_is_followed_more_slowly_than_slower() -> None:
-    quick, slow = Drift(), Drift()
-    followed = [quick.observe(EXPECTED, slower(execute=0.5)) for _ in range(4)]
-    assert followed == [False, False, False, True]
-    assert [slow.observe(EXPECTED, slower(execute=2.0)) for _ in range(2)] == [False, True]
-    assert (quick.factors.execute, slow.factors.execute) == (0.5, 2.0)
+def test_faster_is_followed_as_slower_is() -> None:
+    for factor in (0.5, 2.0):
+        assert after(*[slower(execute=factor)] * 3).factors.execute == factor
 
 
-def test_one_hiccup_is_not_believed() -> None:
-    drift = Drift()
-    assert not drift.observe(EXPECTED, slower(prepare=1000.0))
-    assert drift.factors.prepare == 1.0
+def test_what_an_answer_takes_besides_its_pass_is_followed_too() -> None:
+    drift = after(*[slower(outside=2.0)] * 3)
+    assert drift.correct(small_costs()).pass_ms == pytest.approx(2 * small_costs().pass_ms)
+    assert drift.correct(small_costs()).read == small_costs().read
+
+
+def test_hiccups_are_not_believed() -> None:
+    assert after(*[slower(prepare=1000.0)] * 2).factors.prepare == 1.0
+
+
+def test_of_several_agents_only_the_whole_pass_tells() -> None:
+    late = PhaseTimes(read_ms=90.0, prepare_ms=90.0, execute_ms=8.0, total_ms=27.0, outside_ms=2.0)
+    drift = after(late, late, late, agents=2)
+    assert drift.factors == Factors(crowding=drift.factors.crowding)
+    assert drift.correct(small_costs()).crowding_factor == pytest.approx(1.5**2)
+    early = PhaseTimes(execute_ms=8.0, total_ms=9.0, outside_ms=2.0)
+    assert after(early, early, early, agents=2).correct(small_costs()).crowding_factor == 1.0
 
 
 def test_phases_that_take_no_time_say_nothing() -> None:
     drift = Drift()
-    assert not drift.observe(PhaseTimes(read_ms=0.01), PhaseTimes(read_ms=5.0, prepare_ms=3.0))
-    assert not drift.observe(EXPECTED, PhaseTimes())
+    for _ in range(5):
+        drift.observe(PhaseTimes(read_ms=0.01), PhaseTimes(read_ms=5.0, prepare_ms=3.0))
+        drift.observe(EXPECTED, PhaseTimes())
+    assert drift.factors == Factors()

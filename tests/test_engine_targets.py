@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from device_agent.costs import DeviceCosts, PrepareCost, ReadCost
-from device_agent.drift import Drift
+from device_agent.elastic import Elastic
 from device_agent.engine import Engine, EngineOptions
 from device_agent.goal import Goal
 from device_agent.layout_probe import probe_layout
@@ -53,7 +53,7 @@ def learner(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 @pytest.fixture
 def engine(learner: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Stays with these costs."""
-    monkeypatch.setattr(Drift, "observe", lambda *_: False)
+    monkeypatch.setattr(Elastic, "observe", lambda *_: None)
     return learner
 
 

@@ -19,7 +19,8 @@ def simulate(work: list[Work], way: Way) -> float:
     """End of the last layer: state by state, each until the next thing ends."""
     queue = [index for index, item in enumerate(work) if item.loads]
     launched, queue = queue[: way.in_flight], queue[way.in_flight :]
-    left = {index: [work[index].read_ms, work[index].prepare_ms] for index in launched}
+    crowded = way.crowding_factor if way.agents > 1 else 1.0
+    left = {index: [work[index].read_ms, work[index].prepare_ms * crowded] for index in launched}
     working: list[int] = []  # loads that have an agent
     preparing: list[int] = []
     done: set[int] = set()
@@ -42,7 +43,7 @@ def simulate(work: list[Work], way: Way) -> float:
         if runs and executing <= TICK:
             if work[layer].loads and queue:
                 launched.append(queue.pop(0))
-                left[launched[-1]] = [work[launched[-1]].read_ms, work[launched[-1]].prepare_ms]
+                left[launched[-1]] = [work[launched[-1]].read_ms, work[launched[-1]].prepare_ms * crowded]
             layer += 1
             if layer == len(work):
                 return now
@@ -72,7 +73,9 @@ def works() -> st.SearchStrategy[list[Work]]:
 
 def ways(load_first: bool = False) -> st.SearchStrategy[Way]:
     factors = st.sampled_from([1.0, 1.3, 2.0])
-    return st.builds(Way, st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), factors, st.just(load_first))
+    return st.builds(
+        Way, st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), factors, st.just(load_first), factors
+    )
 
 
 @settings(deadline=None, max_examples=300)

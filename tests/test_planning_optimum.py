@@ -34,7 +34,8 @@ def every_plan(facts: Facts) -> Iterator[Plan]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_plan_of_a_tiny_store_is_much_better(seed: int) -> None:
-    facts = random_facts(seed, 2, 2, (2, 8), device=Device(loading_factor=1.4, execute_ms=(2.0, 20.0)[seed % 2]))
+    device = Device(loading_factor=1.4, execute_ms=(2.0, 20.0)[seed % 2], crowding_factor=(1.0, 1.7, 3.0)[seed % 3])
+    facts = random_facts(seed, 2, 2, (2, 8), device=device)
     plans = [
         (predicted_loss(facts.profile, plan), forecast(facts, plan, 64).total_ms, predicted_peak_bytes(facts, plan, 64))
         for plan in every_plan(facts)

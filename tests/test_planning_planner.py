@@ -27,6 +27,7 @@ def stores(draw: st.DrawFn) -> Facts:
     device = Device(
         draw(st.sampled_from((20_000.0, 84_000.0, 500_000.0))), draw(st.sampled_from((0.0, 0.1, 1.0))),
         draw(st.sampled_from((0.0, 3.0))), draw(st.sampled_from((1.0, 20.0))), draw(st.sampled_from((1.0, 1.5))),
+        crowding_factor=draw(st.sampled_from((1.0, 2.5))),
     )  # fmt: skip
     return random_facts(
         draw(st.integers(0, 10_000)), draw(st.integers(1, 5)), draw(st.integers(1, 4)), bitwidths, device=device,

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from device_agent.costs import PrepareCost, ReadCost
+from device_agent.costs import MOST_CROWDING, PrepareCost, ReadCost
+from device_agent.planning.schedule import Way, Work, schedule
 
+_HALVINGS = 24
 _UNMEASURABLE_BYTES_PER_MS = 1e9  # a terabyte a second: reads that took no time at all
 
 
@@ -35,6 +37,20 @@ def fit_prepares(samples: Mapping[int, Sequence[tuple[int, float]]]) -> PrepareC
         for bitwidth, points in samples.items()
     }
     return PrepareCost(layer_ms, shard_ms)
+
+
+def fit_crowding(work: Sequence[Work], loading_factor: float, total_ms: float) -> float:
+    """How many times longer preparing takes with two agents, if a pass over these layers took so long."""
+
+    def predicted_ms(factor: float) -> float:
+        way = Way(agents=2, in_flight=2, loading_factor=loading_factor, crowding_factor=factor)
+        return schedule(range(len(work)), work, way)[-1].execute.end_ms
+
+    low, high = 1.0, MOST_CROWDING
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if predicted_ms(middle) < total_ms else (low, middle)
+    return low
 
 
 def fill_widths(measured: Mapping[int, float], slices: int) -> tuple[float, ...]:

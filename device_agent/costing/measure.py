@@ -7,22 +7,23 @@ layers are never timed alone.
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-from device_agent.costing.fit import fill_widths, fit_prepares, fit_reads
+from device_agent.costing.fit import fill_widths, fit_crowding, fit_prepares, fit_reads
 from device_agent.costs import DeviceCosts, PrepareCost, ReadCost, kind_of
 from device_agent.phases import PhaseTimes
 from device_agent.plan import LayerPlan, Plan, Residency, default_bitwidth
+from device_agent.planning.schedule import Work
 from shard_store.errors import BudgetError
 from shard_store.geometry import EXACT_BITWIDTH
 from shard_store.manifest import Manifest
 from shard_store.template import TemplateKind
 
-REPEATS = 3  # timed passes of a kind; the median counts
+REPEATS = 5  # timed passes of a kind; the median counts
 MAX_LAYERS = 6  # layers of a timed pass: enough to turn the caches over
 
 Progress = Callable[[str, int, int], None]  # what is measured, steps done, steps in all
@@ -40,7 +41,10 @@ class Trials(Protocol):
         """Machine, processor, runtime and threads."""
 
     def trial(self, plan: Plan, sequence: int, *, cold: bool = False) -> PhaseTimes:
-        """One pass of one text. cold: the store's files are dropped from the page cache first. Raises BudgetError."""
+        """One pass of one text, after a rest, as between requests. Raises BudgetError.
+
+        cold: the store's files are dropped from the page cache first.
+        """
 
     def read_sizes(self, layer: LayerPlan) -> tuple[int, int]:
         """How many reads fetch the layer, and how many bytes in all."""
@@ -104,7 +108,7 @@ class _Bench:
         return min(max(1.0, beside / alone[-1]), 100.0) if alone[-1] else 1.0
 
     def prepare(self, bitwidths: Sequence[int]) -> PrepareCost:
-        """Decoding and packing, from warm passes at every bitwidth and two widths."""
+        """Decoding and packing, at every bitwidth and two widths: of what has just been read, as in every run."""
         samples = {}
         for bitwidth in bitwidths:
             self.step(f"prepare {bitwidth} bits")
@@ -113,11 +117,31 @@ class _Bench:
 
     def _prepare_ms(self, bitwidth: int, width: int) -> float:
         plan = self.plan(bitwidth, width, Residency.STREAMED)
-        passes = self._passes(plan, self.manifest.description.sequences[0])
+        passes = self._passes(plan, self.manifest.description.sequences[0], cold=True)
         return median(times.prepare_ms for times in passes) / len(plan.layers)
 
+    def crowding_factor(self, read: ReadCost, prepare: PrepareCost, execute_ms: float, loading_factor: float) -> float:
+        """How much longer preparing takes while two agents work, from how long a whole pass then takes.
+
+        Agents share cores, caches and Python's lock. 1 if the budget has no room for two layers in flight.
+        execute_ms: of a full-width layer at the first sequence.
+        """
+        self.step("prepare beside another agent")
+        one = self.plan(min(prepare.shard_ms), self.manifest.geometry.slices, Residency.STREAMED)
+        two = replace(one, loading_agents=2, layers_in_flight=2)
+        try:
+            passes = self._passes(two, self.manifest.description.sequences[0], cold=True)
+        except BudgetError:
+            return 1.0
+        total_ms = median(times.total_ms for times in passes)
+        work = [
+            Work(read.ms(*reversed(self.engine.read_sizes(layer))), prepare.ms(layer.bitwidths), execute_ms)
+            for layer in two.layers
+        ]
+        return fit_crowding(work, loading_factor, total_ms)
+
     def read(self) -> ReadCost:
-        """Cold reads of small and large layers."""
+        """Reads of small and large layers."""
         samples = []
         slices = self.manifest.geometry.slices
         ends = {min(self.manifest.bitwidths), default_bitwidth(self.manifest)}
@@ -125,23 +149,23 @@ class _Bench:
             self.step(f"read {bitwidth} bits, {width} slices")
             plan = self.plan(bitwidth, width, Residency.STREAMED)
             sequence = self.manifest.description.sequences[0]
-            times = [self.engine.trial(plan, sequence, cold=True) for _ in range(REPEATS)]
+            times = self._passes(plan, sequence, cold=True)
             sizes = [self.engine.read_sizes(layer) for layer in plan.layers]
             reads, nbytes = (sum(column) for column in zip(*sizes, strict=True))
             samples.append((reads, nbytes, median(taken.read_ms for taken in times)))
         return fit_reads(samples)
 
-    def _passes(self, plan: Plan, sequence: int) -> list[PhaseTimes]:
+    def _passes(self, plan: Plan, sequence: int, *, cold: bool = False) -> list[PhaseTimes]:
         """Timed passes after one that is not: it learns the packing, fills the page cache, verifies checksums."""
         self.engine.trial(plan, sequence)
-        return [self.engine.trial(plan, sequence) for _ in range(REPEATS)]
+        return [self.engine.trial(plan, sequence, cold=cold) for _ in range(REPEATS)]
 
 
 def measure_costs(engine: Trials, progress: Progress) -> DeviceCosts:
     """Measure all that a plan for this store can need; takes seconds. Raises StiError if the store cannot be run."""
     manifest = engine.manifest
     by_kind = _bitwidths_by_kind(manifest.bitwidths)
-    total = len(manifest.bitwidths) + len(by_kind) * len(manifest.description.sequences) + 6
+    total = len(manifest.bitwidths) + len(by_kind) * len(manifest.description.sequences) + 7
     done = 0
 
     def step(what: str) -> None:
@@ -160,10 +184,11 @@ def measure_costs(engine: Trials, progress: Progress) -> DeviceCosts:
     kind, sequence = next(iter(by_kind)), manifest.description.sequences[0]
     factor = bench.loading_factor(max(by_kind[kind]), execute[kind][sequence], sequence)
     read = bench.read()
+    crowding = bench.crowding_factor(read, prepare[kind], execute[kind][sequence][-1], factor)
     step("overhead of an answer")
     costs = DeviceCosts(
         device=engine.device, model=model_digest(manifest), read=read, prepare=prepare, execute=execute,
-        loading_factor=factor, pass_ms=engine.overhead_ms(),
+        loading_factor=factor, pass_ms=engine.overhead_ms(), crowding_factor=crowding,
     )  # fmt: skip
     progress("measured", total, total)
     return costs

@@ -1,5 +1,6 @@
 """Timed passes of an engine over activations that hold nothing."""
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -14,6 +15,8 @@ from device_agent.pipeline import Pass, Pipeline
 from device_agent.plan import LayerPlan, Plan
 from shard_store.errors import BudgetError
 from shard_store.manifest import Manifest
+
+REST_S = 0.02  # requests seldom follow each other at once, and what rests is slower: caches, clocks, wakened threads
 
 
 class EngineTrials:
@@ -41,13 +44,17 @@ class EngineTrials:
         return device_name(f"{_runtime_name()}, {self._threads} threads")
 
     def trial(self, plan: Plan, sequence: int, *, cold: bool = False) -> PhaseTimes:
-        """One pass of one text. cold: the store's files are dropped from the page cache first. Raises BudgetError."""
+        """One pass of one text, after a rest, as between requests. Raises BudgetError.
+
+        cold: the store's files are dropped from the page cache first.
+        """
         job = self._fit(plan, sequence)
         # With no more memory than it needs, so that it finds nothing there that an earlier trial brought.
         job = replace(job, budget_bytes=job.footprint.peak_bytes(job.plan))
         if cold:
             self._source.store.drop_page_cache()
         self._pipeline.make_room(job)
+        time.sleep(REST_S)
         with closing(Activations(self._runtime, sequence, self.manifest.geometry.hidden)) as activations:
             activations.hidden[:] = 0.0
             activations.mask.array[:] = 0.0

@@ -66,7 +66,8 @@ class _Loading:
     """As schedule._Loading; the agents and lanes that are free first are sorted to the front."""
 
     def __init__(self, loads: Loads, way: Way) -> None:
-        self._read_ms, self._prepare_ms = loads.read_ms.T, loads.prepare_ms.T  # (loads, alternatives)
+        self._read_ms = loads.read_ms.T  # (loads, alternatives)
+        self._prepare_ms = loads.prepare_ms.T * way.prepare_factor
         self._alone = way.agents == 1
         width = len(loads.read_ms)
         self._agents, self._lanes = np.zeros((way.agents, width)), np.zeros((way.lanes, width))
@@ -117,7 +118,7 @@ def least_ms(loads: Loads, way: Way, ready: int, execute_ms: float) -> Floats:
 
 
 def rising(values: Floats) -> Floats:
-    """Values of ascending levels (levels, ...) as lower bounds that never fall from level to level."""
+    """Values of ascending levels (levels, ...) as lower bounds of a level and all above: they never fall."""
     return np.minimum.accumulate(values[::-1], axis=0)[::-1]
 
 

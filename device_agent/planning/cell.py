@@ -16,15 +16,14 @@ class Cell:
     layers: tuple[int, ...]
     slices: int
     execute_ms: float  # of each layer, for all texts, beside no loading
-    submodel_loss: float
-    least_loss: float  # at the best bitwidths
     memory: LayerFootprint  # of each layer
 
     @property
     def fine(self) -> bool:
         """Whether single steps of a ladder matter, because there are few shards."""
-        return len(self.layers) * self.slices <= _FEW_SHARDS
+        return has_few_shards(len(self.layers), self.slices)
 
-    def least_loss_of(self, layers: tuple[int, ...]) -> float:
-        """What some of its layers lose at the best bitwidths."""
-        return float(self.options.least_loss[list(layers), self.slices - 1].sum()) if layers else 0.0
+
+def has_few_shards(depth: int, slices: int) -> bool:
+    """See Cell.fine."""
+    return depth * slices <= _FEW_SHARDS

@@ -1,107 +1,67 @@
-"""A ladder over the streamed layers of a depth and width: how high it may be climbed within a time."""
-
-from functools import cached_property
+"""A ladder over the streamed layers of a depth and width: what its levels take and lose."""
 
 import numpy as np
 
 from device_agent.plan import LayerPlan, Plan, Residency
-from device_agent.planning.batch import Loads, finish_ms, least_ms, loads_of, rising, rows_of, together
+from device_agent.planning.batch import Loads, loads_of
 from device_agent.planning.cell import Cell
 from device_agent.planning.facts import Facts
 from device_agent.planning.kept import Kept
-from device_agent.planning.ladder import NEAR, Ladder, Steps
+from device_agent.planning.ladder import NEAR, Ladder
 from device_agent.planning.options import Floats, Indices
 from device_agent.planning.schedule import Way
 
-_PROBES = 24
-
 
 class Climb:
-    """Bounds and times of the levels of one ladder; the first `kept` layers of the cell are in memory."""
+    """The levels of one ladder, counted for the streamed layers alone; the first `count` of the cell are in memory."""
 
-    def __init__(self, facts: Facts, cell: Cell, steps: Steps, kept: int) -> None:
-        self.facts, self.cell, self.kept = facts, cell, kept
-        self.ladder = Ladder(cell.options, steps, cell.layers[kept:], cell.slices)
-        self.fine = cell.fine
-        self._bounds: dict[int, Floats] = {}
+    def __init__(self, facts: Facts, cell: Cell, ladder: Ladder, count: int) -> None:
+        self.facts, self.cell, self.ladder, self.count = facts, cell, ladder, count
+        self.layers = np.array(cell.layers[count:], np.intp)
+        self.levels = ladder.levels_of(self.layers)  # (own levels,): of the ladder over all layers
 
-    def least_loss(self, level: int) -> float:
-        """Of all alternatives up to and around a level."""
-        return float(self.ladder.loss[min(self.ladder.top, level + NEAR) if self.fine else level])
+    @property
+    def top(self) -> int:
+        """The highest of its own levels."""
+        return len(self.levels) - 1
 
-    def highest(self, way: Way, limit_ms: float) -> int:
-        """No level above this one keeps the limit, by its sums; -1 for none."""
-        ladder, count, costs, execute_ms = self.ladder, len(self.ladder.layers), self.facts.costs, self.cell.execute_ms
-        latency_ms, layer_ms = costs.read.latency_ms, costs.prepare[self.cell.options.kind].layer_ms
-        if not count:
-            return ladder.top
-        loading_ms = way.agents * (limit_ms - execute_ms)  # of all agents, if only the last execution is not hidden
-        loading_ms = min(loading_ms, way.in_flight * limit_ms - count * execute_ms)
-        if way.loading_factor > 1.0:
-            executing_ms = execute_ms * len(self.cell.layers)
-            slowed_ms = (limit_ms - executing_ms) / (1.0 - 1.0 / way.loading_factor)
-            loading_ms = min(loading_ms, way.agents * slowed_ms)
-        level = _last(ladder.total_load_ms, loading_ms - count * (latency_ms + layer_ms))
-        if way.agents > 1:
-            level = min(level, _last(self._least_transfer_ms, limit_ms - execute_ms - layer_ms - count * latency_ms))
-            preparing_ms = way.lanes * (limit_ms - execute_ms) - latency_ms
-            level = min(level, _last(self._least_prepare_ms, preparing_ms - count * layer_ms))
-        return level
+    def losses(self, start: int, stop: int) -> Floats:
+        """Of the streamed layers at levels start to stop - 1, never rising: (levels,)."""
+        return self.ladder.loss_at(self.levels[start:stop], self.layers)
 
-    def highest_nested(self, way: Way, limit_ms: float) -> int:
-        """As highest, sharper: each layer must be loaded early enough for those after it to execute in time."""
-        if way.agents not in self._bounds:
-            bound = least_ms(self._least_loads, way, self.kept, self.cell.execute_ms)
-            self._bounds[way.agents] = np.maximum.accumulate(bound)
-        return _last(self._bounds[way.agents], limit_ms)
+    def least_losses(self, start: int, stop: int) -> Floats:
+        """The same with all alternatives around each level."""
+        if not self.cell.fine:
+            return self.losses(start, stop)
+        around = np.minimum(np.arange(start, stop) + NEAR, self.top)
+        return self.ladder.loss_at(self.levels[around], self.layers)
 
-    def highest_below(self, level: int, way: Way, kept: Kept, limit_ms: float) -> int:
-        """As highest, sharper still: by the recurrence itself, from a level down."""
-        probes = np.unique(np.linspace(0, level, _PROBES).astype(np.intp))
-        ends = self._finish_ms(rows_of(self._least_loads, probes), way, kept)
-        fits = np.flatnonzero(ends <= limit_ms)
-        if not len(fits):
-            return -1
-        return int(probes[fits[-1] + 1]) - 1 if fits[-1] + 1 < len(probes) else level
+    def loads(self, start: int, stop: int) -> Loads:
+        """Of the streamed layers at levels start to stop - 1."""
+        return self.ladder.loads_at(self.levels[start:stop], self.layers)
 
-    def ends(self, chosen: Indices, way: Way, kept: Kept) -> Floats:
-        """When alternatives end: (alternatives,). chosen: options, (alternatives, layers, slices)."""
-        return self._finish_ms(loads_of(self.facts, self.cell.options, self.ladder.layers, chosen), way, kept)
+    def chosen(self, level: int) -> Indices:
+        """The options of a level: (layers, slices)."""
+        chosen: Indices = self.ladder.chosen[self.ladder.taken[self.levels[level], self.layers], self.layers]
+        return chosen
 
-    def losses(self, chosen: Indices) -> Floats:
+    def near(self, level: int) -> Indices:
+        """Alternatives around a level: options (alternatives, layers, slices)."""
+        return self.ladder.near(self.levels, level, self.layers)
+
+    def loads_of(self, chosen: Indices) -> Loads:
+        """Of alternatives: options (alternatives, layers, slices)."""
+        return loads_of(self.facts, self.cell.options, self.layers, chosen)
+
+    def losses_of(self, chosen: Indices) -> Floats:
         """Of the streamed layers of alternatives: (alternatives,)."""
-        at = (self.ladder.layers[:, None], np.arange(self.cell.slices), chosen)
+        at = (self.layers[:, None], np.arange(self.cell.slices), chosen)
         losses: Floats = self.cell.options.loss[at].sum(axis=(1, 2))
         return losses
 
     def plan(self, chosen: Indices, way: Way, kept: Kept) -> Plan:
-        """The plan of one alternative: (layers, slices)."""
+        """The plan of one alternative: options (layers, slices)."""
         bitwidths = self.cell.options.bitwidths[chosen].tolist()
-        streamed = zip(self.cell.layers[self.kept :], bitwidths, strict=True)
+        streamed = zip(self.cell.layers[self.count :], bitwidths, strict=True)
         layers = [*kept.plans(), *(LayerPlan(layer, tuple(row), Residency.STREAMED) for layer, row in streamed)]
         return Plan(tuple(layers), way.agents, way.in_flight)
-
-    def _finish_ms(self, loads: Loads, way: Way, kept: Kept) -> Floats:
-        if kept.preloaded:
-            loads = together(kept.loads(self.facts), loads)
-        return finish_ms(loads, way, kept.resident, self.cell.execute_ms)
-
-    @cached_property
-    def _least_loads(self) -> Loads:
-        """Lower bounds by level: one read for each layer."""
-        costs, ladder = self.facts.costs, self.ladder
-        prepare_ms = costs.prepare[self.cell.options.kind].layer_ms + ladder.load_ms - ladder.transfer_ms
-        return Loads(rising(costs.read.latency_ms + ladder.transfer_ms), rising(prepare_ms))
-
-    @cached_property
-    def _least_transfer_ms(self) -> Floats:
-        return rising(self.ladder.total_transfer_ms)
-
-    @cached_property
-    def _least_prepare_ms(self) -> Floats:
-        return rising(self.ladder.total_load_ms - self.ladder.total_transfer_ms)
-
-
-def _last(rising_values: Floats, limit: float) -> int:
-    """The last index of a value within the limit, -1 if none is."""
-    return int(np.searchsorted(rising_values, limit, side="right")) - 1

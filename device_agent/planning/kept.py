@@ -24,19 +24,6 @@ class Kept:
         """Layers that need no read."""
         return self.resident + self.preloaded
 
-    @property
-    def loss(self) -> float:
-        """Of the submodel and of these layers."""
-        cell, preloaded = self.cell, list(self.cell.layers[self.resident : self.count])
-        stored = float(cell.options.loss[preloaded, : cell.slices, self.option].sum()) if preloaded else 0.0
-        return cell.submodel_loss + cell.least_loss_of(cell.layers[: self.resident]) + stored
-
-    @property
-    def stored_bytes(self) -> int:
-        """Of the preloaded layers."""
-        preloaded = list(self.cell.layers[self.resident : self.count])
-        return int(self.cell.options.nbytes[preloaded, : self.cell.slices, self.option].sum()) if preloaded else 0
-
     def loads(self, facts: Facts) -> Loads:
         """Loads of the preloaded layers: nothing to read. (1, preloaded)."""
         cost = facts.costs.prepare[self.cell.options.kind]

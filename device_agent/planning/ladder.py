@@ -7,12 +7,13 @@ that of the linear relaxation (Sinha and Zoltners 1979, the multiple-choice knap
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.planning.batch import Loads, loads_of
+from device_agent.planning.facts import Facts
 from device_agent.planning.options import Floats, Indices, Options
 
 NEAR = 6  # how far around a level single steps are exchanged
@@ -77,84 +78,76 @@ def _slope(costs: Sequence[float], losses: Sequence[float], low: int, high: int)
     return (losses[high] - losses[low]) / (costs[high] - costs[low])
 
 
-def _climbing(base: float, more: Floats) -> Floats:
-    levels = np.empty(len(more) + 1)
-    levels[0], levels[1:] = base, more
-    return np.cumsum(levels, out=levels)
-
-
 class Ladder:
-    """The steps that concern some layers and the first `slices` slices, as levels 0 to `top`."""
+    """The steps that concern the first `slices` slices, as levels 0 to `top` over all layers of the model.
 
-    def __init__(self, options: Options, steps: Steps, layers: Sequence[int], slices: int) -> None:
-        self.layers = np.array(layers, np.intp)
-        self._slices = slices
-        self._after = steps.after
-        self._groups = min(slices, steps.after.shape[1])
-        position = np.full(steps.after.shape[0], -1, np.intp)
-        position[self.layers] = np.arange(len(layers))
-        places = position[steps.layer]
-        chosen = np.flatnonzero((places >= 0) & (steps.group < slices))
-        self._place = places[chosen]  # (top,)
-        self._cell = self._place * self._groups + steps.group[chosen]
-        self.top = len(chosen)
-        self._options, self._more = options, (steps.transfer_ms[chosen], steps.load_ms[chosen], steps.loss[chosen])
-        self._base = (self.layers[:, None], np.arange(slices), self.at_levels(0, 1)[0])
-        self.loss = _climbing(float(options.loss[self._base].sum()), steps.loss[chosen])  # (top + 1,)
-        self.total_load_ms = _climbing(float(options.load_ms[self._base].sum()), self._more[1])
-        self.total_transfer_ms = _climbing(float(options.transfer_ms[self._base].sum()), self._more[0])
+    What a layer costs at a level depends on its own steps alone. So one ladder serves every choice of layers: the steps
+    of the others change nothing.
+    """
 
-    @cached_property
-    def transfer_ms(self) -> Floats:
-        """Of each layer at each level: (top + 1, layers)."""
-        return self._levels(self._options.transfer_ms, self._more[0])
+    def __init__(self, facts: Facts, options: Options, steps: Steps, slices: int) -> None:
+        chosen = np.flatnonzero(steps.group < slices)
+        self.layer, self._group, self._after = steps.layer[chosen], steps.group[chosen], steps.after  # (top,), (top,)
+        self.top, self._slices = len(chosen), slices
+        layers = np.arange(len(steps.after))
+        taken = np.zeros((self.top + 1, len(layers)), np.intp)
+        taken[np.arange(1, self.top + 1), self.layer] = 1
+        self.taken: Indices = np.cumsum(taken, axis=0, out=taken)  # (top + 1, layers): own steps by level
+        self.chosen = self._by_own_steps(layers)  # (own steps + 1, layers, slices): options
+        self.loads = loads_of(facts, options, layers, self.chosen)  # (own steps + 1, layers)
+        at = (layers[:, None], np.arange(slices), self.chosen)
+        self.loss: Floats = options.loss[at].sum(axis=2)  # (own steps + 1, layers)
+        latency_ms = facts.costs.read.latency_ms
+        self.least_load_ms: Floats = (
+            options.transfer_ms[at].sum(axis=2) + latency_ms + self.loads.prepare_ms
+        )  # one read
 
-    @cached_property
-    def load_ms(self) -> Floats:
-        """Of each layer at each level: (top + 1, layers)."""
-        return self._levels(self._options.load_ms, self._more[1])
+    def _by_own_steps(self, layers: Indices) -> Indices:
+        groups = min(self._slices, self._after.shape[1])
+        own = self.taken[np.arange(1, self.top + 1), self.layer]  # (top,): the how many-th step of its layer
+        counts = np.zeros((own.max(initial=0) + 1, len(layers), groups), np.intp)
+        counts[own, self.layer, self._group] = 1
+        chosen = self._after[layers[:, None], np.arange(groups), np.cumsum(counts, axis=0, out=counts)]
+        return np.broadcast_to(chosen, (*chosen.shape[:2], self._slices))
 
-    @cached_property
-    def losses(self) -> Floats:
-        """Of each layer at each level: (top + 1, layers)."""
-        return self._levels(self._options.loss, self._more[2])
+    def levels_of(self, layers: Indices) -> Indices:
+        """The levels at which one of these layers differs from the level before: (own levels,)."""
+        concerns = np.zeros(self.taken.shape[1], np.bool_)
+        concerns[layers] = True
+        return np.concatenate([[0], np.flatnonzero(concerns[self.layer]) + 1])
 
-    def _levels(self, values: Floats, more: Floats) -> Floats:
-        levels = np.zeros((self.top + 1, len(self.layers)))
-        levels[0] = values[self._base].sum(axis=1)
-        levels[np.arange(1, self.top + 1), self._place] = more
-        return np.cumsum(levels, axis=0, out=levels)
+    def loads_at(self, levels: Indices, layers: Indices) -> Loads:
+        """Of some layers at some levels: (levels, layers)."""
+        own = self.taken[levels[:, None], layers]
+        return Loads(self.loads.read_ms[own, layers], self.loads.prepare_ms[own, layers])
 
-    def at_levels(self, start: int, stop: int) -> Indices:
-        """The option of each shard at levels start to stop - 1: (levels, layers, slices)."""
-        counts = np.zeros((stop - start, len(self.layers) * self._groups), np.intp)
-        counts[0] = np.bincount(self._cell[:start], minlength=counts.shape[1])
-        counts[np.arange(1, stop - start), self._cell[start : stop - 1]] = 1
-        return self._after_counts(np.cumsum(counts, axis=0, out=counts))
+    def loss_at(self, levels: Indices, layers: Indices) -> Floats:
+        """Of some layers together at some levels: (levels,)."""
+        losses: Floats = self.loss[self.taken[levels[:, None], layers], layers].sum(axis=1)
+        return losses
 
-    def near(self, level: int) -> Indices:
-        """Alternatives around a level: a step left out, and any of those that follow it taken instead."""
-        first = max(0, level - NEAR + 1)
-        window = min(self.top, level + NEAR) - first
-        rows = np.zeros((level + 1 - first, 1 << (NEAR - 1), window + NEAR), np.bool_)
+    def near(self, levels: Indices, place: int, layers: Indices) -> Indices:
+        """Alternatives around one of the levels of some layers: (alternatives, layers, slices).
+
+        A step left out, and any of those that follow it taken instead.
+        """
+        first = max(0, place - NEAR + 1)
+        window = min(len(levels) - 1, place + NEAR) - first
+        rows = np.zeros((place + 1 - first, 1 << (NEAR - 1), window + NEAR), np.bool_)
         subsets = (np.arange(1 << (NEAR - 1))[:, None] >> np.arange(NEAR - 1)) & 1
-        for index in range(level + 1 - first):
+        for index in range(place + 1 - first):
             rows[index, :, :index] = True
             rows[index, :, index + 1 : index + NEAR] = subsets
-        return self._options_after(rows.reshape(-1, window + NEAR)[:, :window], first)
+        return self._options_after(rows.reshape(-1, window + NEAR)[:, :window], levels, first, layers)
 
-    def _options_after(self, taken: npt.NDArray[np.bool_], start: int) -> Indices:
-        """The option of each shard after `start` steps and some of those that follow: (rows, layers, slices).
-
-        taken: (rows, steps after start).
-        """
-        count = len(self.layers) * self._groups
-        counts = np.broadcast_to(np.bincount(self._cell[:start], minlength=count), (len(taken), count)).copy()
-        for index, cell in enumerate(self._cell[start : start + taken.shape[1]]):
-            counts[:, cell] += taken[:, index]
-        return self._after_counts(counts)
-
-    def _after_counts(self, counts: Indices) -> Indices:
-        places = counts.reshape(len(counts), len(self.layers), self._groups)
-        chosen = self._after[self.layers[:, None], np.arange(self._groups), places]
-        return np.broadcast_to(chosen, (len(counts), len(self.layers), self._slices))
+    def _options_after(self, taken: npt.NDArray[np.bool_], levels: Indices, start: int, layers: Indices) -> Indices:
+        """Options after the first `start` of these steps and some of those that follow. taken: (rows, steps)."""
+        steps = levels[1:] - 1
+        counts = np.zeros((len(taken), *self._after.shape[:2]), np.intp)
+        np.add.at(counts[0], (self.layer[steps[:start]], self._group[steps[:start]]), 1)
+        counts[1:] = counts[0]
+        for index, step in enumerate(steps[start : start + taken.shape[1]]):
+            counts[:, self.layer[step], self._group[step]] += taken[:, index]
+        groups = np.arange(min(self._slices, self._after.shape[1]))
+        chosen = self._after[layers[:, None], groups, counts[:, layers[:, None], groups]]
+        return np.broadcast_to(chosen, (len(taken), len(layers), self._slices))

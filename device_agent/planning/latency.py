@@ -47,6 +47,7 @@ def way_of(facts: Facts, plan: Plan) -> Way:
         lanes=facts.prepare_lanes,
         loading_factor=facts.costs.loading_factor,
         load_first=plan.schedule is Schedule.LOAD_FIRST,
+        crowding_factor=facts.costs.crowding_factor,
     )
 
 

@@ -2,8 +2,9 @@
 
 The same rules as device_agent.pipeline and crew. Loads are launched in order: the first `in_flight` at once, each
 further one when a loaded layer has been executed. A free agent takes the first load that waits. The flash device
-serves one load at a time, and `lanes` cores prepare, both in the order of the loads. Executing takes `loading_factor`
-times as long for as long as a launched load is under way. Every end is a non-decreasing function of every duration.
+serves one load at a time, and `lanes` cores prepare, both in the order of the loads; preparing takes `crowding_factor`
+times as long where several agents work. Executing takes `loading_factor` times as long for as long as a launched load
+is under way. Every end is a non-decreasing function of every duration.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,12 @@ class Way:
     lanes: int = 1  # layers that can be prepared at the same time
     loading_factor: float = 1.0
     load_first: bool = False  # nothing executes before everything has been loaded
+    crowding_factor: float = 1.0
+
+    @property
+    def prepare_factor(self) -> float:
+        """How many times longer preparing takes than by one agent alone."""
+        return self.crowding_factor if self.agents > 1 else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ class _Loading:
 
     def __init__(self, work: Sequence[Work], way: Way, start_ms: float) -> None:
         self._waiting = iter([item for item in work if item.loads])
+        self._prepare_factor = way.prepare_factor
         self._agents = [start_ms] * way.agents
         self._lanes = [start_ms] * way.lanes
         self._flash_ms = start_ms
@@ -80,7 +88,7 @@ class _Loading:
             self._flash_ms = start_ms + item.read_ms
         read = Span(start_ms, start_ms + item.read_ms)
         prepare_ms = max(read.end_ms, self._lanes[lane])
-        prepare = Span(prepare_ms, prepare_ms + item.prepare_ms)
+        prepare = Span(prepare_ms, prepare_ms + item.prepare_ms * self._prepare_factor)
         self._agents[agent] = self._lanes[lane] = prepare.end_ms
         self.end_ms = max(self.end_ms, prepare.end_ms)
         self.done.append(_Load(agent, read, prepare))

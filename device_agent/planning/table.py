@@ -1,135 +1,150 @@
-"""What a depth and width can reach at best, tabulated once: so that most candidates are dismissed unseen."""
+"""What every depth and width can reach at best, tabulated once: so that most candidates are dismissed unseen.
 
-from collections.abc import Iterator
+A cut is a depth and width, and how many of its first layers need no read: the others, after the cut, are streamed.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from device_agent.planning.batch import rising
-from device_agent.planning.cell import Cell
-from device_agent.planning.facts import Facts
-from device_agent.planning.kept import Kept
-from device_agent.planning.ladder import Ladder, Steps
-from device_agent.planning.options import Floats, Indices
-from device_agent.planning.schedule import Way
+from device_agent.planning.cell import has_few_shards
+from device_agent.planning.ladder import Ladder
+from device_agent.planning.options import Floats, Indices, Options
+from shard_store.profile import Profile
 
-_KNOTS = 64
-_FEW_ROWS = 64  # below, comparing all knots is quicker than searching row by row
+_HALVINGS = 6
+KNOTS = 1 << _HALVINGS
+_NEVER = 1e15  # more bytes and loss than anything allows
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """Bitwidths that may mix, and their ladders by width: shard by shard, and by whole layers."""
+
+    options: Options
+    ladders: tuple[tuple[Ladder, Ladder], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Of one cell. Rows: how many of the first layers need no read."""
+    """Of all cuts, ordered by sort of bitwidths, width, depth and layers without a read.
 
-    stored_bytes: Indices  # (bitwidths, layers + 1): of the first layers, as stored
-    stored_loss: Floats  # (bitwidths, layers + 1)
-    least_loss: Floats  # (layers + 1,): of the first layers, at their best
-    load_ms: Floats  # (layers + 1, knots): transfer and prepare of the shards of the others, by rising level
-    transfer_ms: Floats  # (layers + 1, knots)
-    prepare_ms: Floats  # (layers + 1, knots)
-    loss: Floats  # (layers + 1, knots)
-
-
-def table_of(cell: Cell, steps: Steps) -> Table:
-    """Tabulate a cell. steps: shard by shard."""
-    layers, options = list(cell.layers), cell.options
-    ladder = Ladder(options, steps, cell.layers, cell.slices)
-    knots = np.linspace(0, ladder.top, _KNOTS).astype(np.intp)
-    sums = (ladder.load_ms, ladder.transfer_ms, ladder.losses)
-    load_ms, transfer_ms, loss = (_without_first(levels[knots]) for levels in sums)
-    return Table(
-        stored_bytes=_first(options.nbytes[layers, : cell.slices].sum(axis=1).T.astype(np.float64)).astype(np.intp),
-        stored_loss=_first(options.loss[layers, : cell.slices].sum(axis=1).T),
-        least_loss=_first(options.least_loss[layers, cell.slices - 1]),
-        load_ms=load_ms,
-        transfer_ms=rising(transfer_ms.T).T,
-        prepare_ms=rising(load_ms.T - transfer_ms.T).T,
-        loss=loss,
-    )
-
-
-def _first(values: Floats) -> Floats:
-    """Sums of the first 0, 1, ... along the last axis."""
-    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1), values.dtype)
-    np.cumsum(values, axis=-1, out=sums[..., 1:])
-    return sums
-
-
-def _without_first(levels: Floats) -> Floats:
-    """(levels, layers) -> (layers + 1, levels): sums over all layers but the first 0, 1, ..."""
-    return np.ascontiguousarray(_first(levels[:, ::-1])[:, ::-1].T)
-
-
-def candidates(
-    facts: Facts, cell: Cell, table: Table, way: Way, limit_ms: float, *,
-    room_bytes: Indices, taken_bytes: Indices, less_than: float,
-) -> Iterator[tuple[float, Kept]]:  # fmt: skip
-    """What may stay in memory, with a lower bound of the loss, least first, and more ready layers first.
-
-    room_bytes: for stored layers, by how many are ready, negative if those do not fit; taken_bytes: the same with more
-    agents, which do as well with whatever then fits.
+    Rows are those cuts twice, once for each ladder. Times are lower bounds that hold for a knot's level and all above;
+    losses are lower bounds for all levels that are below the knot, except the last knot's.
     """
-    first, number, which = _all_kept(len(cell.layers), table, room_bytes, taken_bytes)
-    loss = table.least_loss[first] + table.stored_loss[which, number] - table.stored_loss[which, first]
-    loss += cell.submodel_loss
-    likely = np.flatnonzero(loss < less_than)
-    first, number, which, loss = first[likely], number[likely], which[likely], loss[likely]
-    loss += _streamed_loss(facts, cell, table, way, limit_ms, ready=first, count=number, option=which)
-    chosen = np.flatnonzero(loss < less_than)
-    for place in chosen[np.lexsort((-first[chosen], loss[chosen]))].tolist():
-        resident = int(first[place])
-        yield float(loss[place]), Kept(cell, resident, int(number[place]) - resident, int(which[place]))
+
+    ladders: tuple[tuple[Ladder, ...], ...]  # [ladder][cell]
+    cell: Indices  # (cuts,): sort, width and depth, counted in this order
+    depth: Indices  # (cuts,)
+    count: Indices  # (cuts,): layers that need no read
+    kept_loss: Floats  # (cuts,): of the submodel, and of those layers at their best
+    stored_bytes: Floats  # (cuts, bitwidths): of those layers as stored; a great many for bitwidths of other sorts
+    stored_loss: Floats  # (cuts, bitwidths)
+    load_ms: Floats  # (rows, knots): reads and preparation of all streamed layers
+    read_ms: Floats  # (rows, knots)
+    prepare_ms: Floats  # (rows, knots)
+    loss: Floats  # (rows, knots)
+
+    def knots_within(self, rows: Indices, load_ms: Floats, read_ms: Floats, prepare_ms: Floats) -> Indices:
+        """How many of the knots but the last keep all limits: (rows,)."""
+        loads = _within(self.load_ms, rows, load_ms)
+        reads, prepares = _within(self.read_ms, rows, read_ms), _within(self.prepare_ms, rows, prepare_ms)
+        return np.minimum(loads, np.minimum(reads, prepares))
+
+    def least_loss(self, rows: Indices, knots: Indices) -> Floats:
+        """The least that the streamed layers lose if so many knots are within the limits: (rows,)."""
+        return np.where(knots > 0, self.loss[rows, knots], np.inf)
 
 
-def _all_kept(depth: int, table: Table, room_bytes: Indices, taken_bytes: Indices) -> tuple[Indices, Indices, Indices]:
-    """What fits: how many are ready, how many need no read, and the option of those between."""
-    if not room_bytes.max() > 0:
-        ready = np.flatnonzero((room_bytes >= 0) & (taken_bytes < 0))
-        return ready, ready, np.zeros(len(ready), np.intp)
-    first = np.flatnonzero(room_bytes >= 0)[:, None, None]  # (readies, 1, 1)
-    count = np.arange(depth + 1)[None, :, None]
-    option = np.arange(len(table.stored_bytes))[None, None, :]
-    stored = table.stored_bytes[option, count] - table.stored_bytes[option, first]
-    fits = (stored <= room_bytes[first]) & (stored > taken_bytes[first])
-    fits &= (count > first) | ((count == first) & (option == 0))
-    index, number, which = np.nonzero(fits)
-    return first[index, 0, 0], number, which
+def stop_of(ladder: Ladder, knots: int) -> int:
+    """From this level on, nothing is within the limits that so many knots are within."""
+    return ladder.top + 1 if knots >= KNOTS - 1 else int(_knots(ladder)[knots])
 
 
-def _streamed_loss(
-    facts: Facts, cell: Cell, table: Table, way: Way, limit_ms: float, *,
-    ready: Indices, count: Indices, option: Indices,
-) -> Floats:  # fmt: skip
-    """The least that the layers after the first `count` lose, by their sums; infinite if they take too long."""
-    costs, depth, execute_ms = facts.costs, len(cell.layers), cell.execute_ms
-    latency_ms, layer_ms = costs.read.latency_ms, costs.prepare[cell.options.kind].layer_ms
-    streamed = depth - count
-    shard_ms = costs.prepare[cell.options.kind].shard_ms
-    stored_ms = np.array([layer_ms + cell.slices * shard_ms[b] for b in cell.options.key])[option] * (count - ready)
-    loading_ms: npt.NDArray[np.floating] = np.minimum(
-        way.agents * (limit_ms - execute_ms), way.in_flight * limit_ms - (depth - ready) * execute_ms
-    )
-    if way.loading_factor > 1.0:
-        slowed_ms = (limit_ms - depth * execute_ms) / (1.0 - 1.0 / way.loading_factor)
-        loading_ms = np.minimum(loading_ms, way.agents * slowed_ms)
-    knot = _knots_within(table.load_ms, count, loading_ms - stored_ms - streamed * (latency_ms + layer_ms))
-    if way.agents > 1 and not cell.fine:
-        reading_ms = limit_ms - execute_ms - layer_ms - streamed * latency_ms
-        preparing_ms = way.lanes * (limit_ms - execute_ms) - stored_ms - streamed * layer_ms
-        knot = np.minimum(knot, _knots_within(table.transfer_ms, count, reading_ms))
-        knot = np.minimum(knot, _knots_within(table.prepare_ms, count, preparing_ms))
-    loss = table.loss[count, np.minimum(knot, table.loss.shape[1] - 1)]
-    return np.where(streamed == 0, 0.0, np.where(knot == 0, np.inf, loss))
+def _knots(ladder: Ladder) -> Indices:
+    return np.linspace(0, ladder.top, KNOTS).astype(np.intp)
 
 
-def _knots_within(levels: Floats, rows: Indices, limits: npt.NDArray[np.floating]) -> Indices:
-    """How many knots of these rows are within each limit."""
-    if len(rows) <= _FEW_ROWS:
-        within: Indices = (levels[rows] <= limits[:, None]).sum(axis=1)
-        return within
-    found = np.empty(len(rows), np.intp)
-    for row in np.unique(rows).tolist():
-        here = rows == row
-        found[here] = np.searchsorted(levels[row], limits[here], side="right")
+def _within(levels: Floats, rows: Indices, limits: Floats) -> Indices:
+    """How many knots but the last of these rows, which rise, are within each limit: by halving."""
+    flat, first = levels.reshape(-1), rows * KNOTS
+    found = np.zeros(len(rows), np.intp)
+    for halving in reversed(range(_HALVINGS)):
+        half = 1 << halving
+        found += half * (flat[first + found + (half - 1)] <= limits)
     return found
+
+
+def table_of(profile: Profile, sorts: Sequence[Sort]) -> Table:
+    """Tabulate all cuts of these sorts."""
+    choices, widths = profile.layer_choices, len(sorts[0].ladders)
+    depth = np.array([len(layers) for layers in choices for _ in range(len(layers) + 1)])
+    count = np.concatenate([np.arange(len(layers) + 1) for layers in choices])
+    streamed, kept = np.zeros((2, len(depth), len(profile.submodel_loss)))
+    for cut, (of, first) in enumerate(zip(depth.tolist(), count.tolist(), strict=True)):
+        streamed[cut, list(choices[of - 1][first:])] = kept[cut, list(choices[of - 1][:first])] = 1.0
+    fine = np.array([[has_few_shards(of, slices) for of in depth.tolist()] for slices in range(1, widths + 1)])
+    submodel = np.array(profile.submodel_loss)[depth - 1].T  # (widths, cuts of a width)
+    most = max(len(sort.options.bitwidths) for sort in sorts)
+    sums = np.empty((4, 2, len(sorts), widths, len(depth), KNOTS))
+    for ladder in range(2):
+        for index, sort in enumerate(sorts):
+            _sum_up(sort, ladder, streamed, fine, out=sums[:, ladder, index])
+    load_ms, read_ms, prepare_ms, loss = sums.reshape(4, -1, KNOTS)
+    times = len(sorts) * widths
+    return Table(
+        ladders=tuple(
+            tuple(pair[ladder] for sort in sorts for pair in sort.ladders for _ in choices) for ladder in range(2)
+        ),
+        cell=(np.arange(times)[:, None] * len(choices) + depth - 1).ravel(),
+        depth=np.tile(depth, times),
+        count=np.tile(count, times),
+        kept_loss=np.concatenate([(submodel + (kept @ sort.options.least_loss).T).ravel() for sort in sorts]),
+        stored_bytes=np.concatenate([_stored(sort.options.nbytes, kept, most) for sort in sorts]),
+        stored_loss=np.concatenate([_stored(sort.options.loss, kept, most) for sort in sorts]),
+        load_ms=load_ms, read_ms=read_ms, prepare_ms=prepare_ms, loss=loss,
+    )  # fmt: skip
+
+
+def _stored(values: npt.NDArray[np.generic], kept: Floats, most: int) -> Floats:
+    """Sums of (layers, slices, bitwidths) over the kept layers and the first slices: (cuts, bitwidths)."""
+    by_width = np.cumsum(values.astype(np.float64), axis=1)
+    sums: Floats = np.einsum("cl,lsb->scb", kept, by_width)
+    padded: Floats = np.full((*sums.shape[:2], most), _NEVER) * kept.sum(axis=1)[:, None]
+    padded[..., : sums.shape[2]] = sums
+    return padded.reshape(-1, most)
+
+
+def _sum_up(sort: Sort, which: int, streamed: Floats, fine: npt.NDArray[np.bool_], out: Floats) -> None:
+    """Times to load, read and prepare, and losses, of one ladder of each width: (4, widths, cuts, knots)."""
+    ladders = [pair[which] for pair in sort.ladders]
+    own = [ladder.taken[_knots(ladder)] for ladder in ladders]
+    below = [ladder.taken[_below(_knots(ladder))] for ladder in ladders]
+    loads = [ladder.loads for ladder in ladders]
+    losses = [ladder.loss for ladder in ladders]
+    _sum(streamed, [rising(load.read_ms + load.prepare_ms) for load in loads], own, out[0])
+    _sum(streamed, [rising(load.read_ms) for load in loads], own, out[1])
+    _sum(streamed, [rising(load.prepare_ms) for load in loads], own, out[2])
+    _sum(streamed, losses, below, out[3])
+    if fine.any():  # alternatives around a level may need fewer reads, and prepare quicker
+        out[0, fine] = _sum(streamed, [ladder.least_load_ms for ladder in ladders], own)[fine]
+        out[1:3, fine] = 0.0
+        out[3, fine] = _sum(streamed, losses, own)[fine]
+
+
+def _sum(streamed: Floats, values: Sequence[Floats], own: Sequence[Indices], out: Floats | None = None) -> Floats:
+    """Sums over streamed layers of values by own steps, at the own steps of knots: (widths, cuts, knots)."""
+    layers = np.arange(streamed.shape[1])
+    at_knots = np.stack([steps[taken, layers].T for steps, taken in zip(values, own, strict=True)])
+    summed: Floats = np.matmul(streamed, at_knots, out=out)
+    return summed
+
+
+def _below(knots: Indices) -> Indices:
+    """The levels just below knots, and the last of all."""
+    below = np.maximum(knots - 1, 0)
+    below[-1] = knots[-1]
+    return below

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from device_agent.lateness import LEAST_MARGIN
 from device_agent.plan import LayerPlan, Plan, Residency, Schedule
 from device_agent.planning.facts import Facts
 from device_agent.planning.latency import forecast, read_ms
@@ -10,6 +11,7 @@ from device_agent.planning.memory_use import predicted_peak_bytes
 from device_agent.planning.quality import predicted_loss
 from host.bench.methods import Method, MethodKind
 
+_MARGINS = (LEAST_MARGIN, 1.1, 1.2, 1.3, 1.5)
 _SCHEDULES = {MethodKind.LOAD_EXEC: Schedule.LOAD_FIRST}
 
 
@@ -22,6 +24,21 @@ class Baseline:
     predicted_loss: float
     predicted_peak_bytes: int
     fits: bool
+
+
+def plans_with_margins(facts: Facts, method: Method, target_ms: float, sequence: int) -> Iterator[Baseline]:
+    """As plan_baseline, with ever larger margins below the target, like those that STI's plans leave: different plans.
+
+    Those that do not fit come last, and only if none does.
+    """
+    found: list[Baseline] = []
+    for margin in _MARGINS:
+        baseline = plan_baseline(facts, method, target_ms / margin, sequence)
+        if baseline.fits and all(baseline.plan != other.plan for other in found):
+            found.append(baseline)
+            yield baseline
+    if not found:
+        yield plan_baseline(facts, method, target_ms, sequence)
 
 
 def plan_baseline(facts: Facts, method: Method, target_ms: float, sequence: int) -> Baseline:

@@ -13,8 +13,11 @@ from host.bench.records import Sample
 from host.client import Run, RunOptions, Text
 
 WARM_UP = 2  # requests before the first that counts: checksums, learning to pack, layers that are to stay
-ELASTIC_WARM_UP = 5  # with targets: then costs have been corrected by what runs show
-PAUSE_S = 0.2  # between requests with targets, at full speed: the agent plans anew, and loads what is to stay
+ELASTIC_WARM_UP = 6  # with targets at least: then costs have been corrected by what runs show
+_MOST_WARM_UP = 18  # after which plans may go on changing
+_STEADY = 3  # requests in a row with one plan
+PAUSE_S = 0.2  # between them, at full speed: the agent plans anew, and loads what is to stay
+REST_S = 0.02  # before every request that counts, of any method, as when costs are measured
 LEAST_SAMPLES = 5
 MIB = 1 << 20
 _ROUNDING_BYTES = 64
@@ -30,6 +33,10 @@ class Timed:
     predicted_loss: float
     reason: str | None
 
+    def kept_share(self, target_ms: float) -> float:
+        """How many of the requests were answered in time."""
+        return sum(sample.measured_ms <= target_ms for sample in self.samples) / len(self.samples)
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -38,7 +45,7 @@ class Probe:
     session: Session
     texts: Sequence[Text]
     classifies: bool
-    pause_s: float  # between requests with targets
+    pause_s: float  # between requests with targets that do not count
     repeats: int
 
     def primed(self) -> Session:
@@ -54,8 +61,8 @@ class Probe:
     def elastic(self, target_ms: float, memory_bytes: int) -> Timed:
         """Requests with a target, which the agent plans for."""
         options = RunOptions(target_ms=target_ms, memory_mb=memory_bytes / MIB, show_plan=True, truncate=True)
-        self._warm_up(options, ELASTIC_WARM_UP, self.pause_s + 2 * target_ms / 1e3)
-        runs = self._runs(options, self.pause_s)
+        self._settle(options, self.pause_s + 2 * target_ms / 1e3)
+        runs = self._runs(options)
         last = runs[-1]
         plans: list[Plan] = []
         samples = []
@@ -88,17 +95,27 @@ class Probe:
     def _options(self, plan: Plan, memory_bytes: int) -> RunOptions:
         return RunOptions(plan=plan_document(plan), memory_mb=(memory_bytes + _ROUNDING_BYTES) / MIB, truncate=True)
 
-    def _warm_up(self, options: RunOptions, count: int = WARM_UP, pause_s: float = 0.0) -> None:
-        for text in islice(cycle(self.texts), count):
+    def _warm_up(self, options: RunOptions) -> None:
+        for text in islice(cycle(self.texts), WARM_UP):
             self._ask(text, options)
-            time.sleep(pause_s)
 
-    def _runs(self, options: RunOptions, pause_s: float = 0.0) -> list[Run]:
+    def _settle(self, options: RunOptions, pause_s: float) -> None:
+        """Ask until the same plan runs again and again, and what it keeps has had time to be loaded."""
+        plans: list[object] = []
+        for text in islice(cycle(self.texts), _MOST_WARM_UP):
+            plans.append(self._ask(text, options).plans)
+            time.sleep(pause_s)
+            if len(plans) >= ELASTIC_WARM_UP and all(plan == plans[-1] for plan in plans[-_STEADY:]):
+                break
+
+    def _runs(self, options: RunOptions) -> list[Run]:
+        """The first of them does not count: it comes after a longer rest than the others."""
         runs: list[Run] = []
         started = time.monotonic()
+        self._ask(self.texts[0], options)
         for text in islice(cycle(self.texts), self.repeats):
+            time.sleep(REST_S)
             runs.append(self._ask(text, options))
-            time.sleep(pause_s)
             if len(runs) >= LEAST_SAMPLES and time.monotonic() - started > CELL_SECONDS:
                 break
         return runs

@@ -1,0 +1,67 @@
+import pytest
+
+from device_agent.lateness import FEW_RUNS, LEAST_MARGIN, RUNS, Lateness
+
+
+def after(*late: float) -> Lateness:
+    lateness = Lateness()
+    for one in late:
+        lateness.observe(one)
+    return lateness
+
+
+def test_runs_that_end_as_predicted_need_the_least_margin() -> None:
+    lateness = after(*[0.9, 1.0, 1.04] * 10)
+    assert not lateness.outgrown and not lateness.off
+    lateness.adjust()
+    assert lateness.margin == LEAST_MARGIN
+
+
+def test_few_runs_say_nothing() -> None:
+    lateness = after(*[2.0] * (FEW_RUNS - 1))
+    assert not lateness.outgrown and not lateness.off
+    lateness.observe(2.0)
+    assert lateness.outgrown and lateness.off
+
+
+def test_runs_that_scatter_need_a_margin_that_covers_nineteen_in_twenty() -> None:
+    lateness = after(1.18, 1.19, 1.9, *[1.0] * 37)
+    assert lateness.outgrown and not lateness.off
+    lateness.adjust()
+    assert lateness.margin == pytest.approx(1.2), "the latest of forty is a hiccup"
+    assert not lateness.outgrown
+
+
+def test_no_margin_takes_more_than_a_third_of_the_target() -> None:
+    lateness = after(*[9.0] * RUNS)
+    lateness.adjust()
+    assert lateness.margin == 1.5
+
+
+def test_a_margin_shrinks_only_when_many_runs_have_shown_that_it_can() -> None:
+    lateness = after(*[1.25] * 5)
+    lateness.adjust()
+    for _ in range(RUNS - 2):
+        lateness.observe(1.0)
+        assert not lateness.outgrown
+    lateness.observe(1.0)
+    assert lateness.outgrown
+    lateness.adjust()
+    assert lateness.margin == LEAST_MARGIN
+
+
+@pytest.mark.parametrize("late", [0.7, 1.3])
+def test_costs_that_are_off_by_the_median_run_are_to_be_corrected(late: float) -> None:
+    lateness = after(*[late] * FEW_RUNS)
+    assert lateness.off
+    lateness.corrected()
+    assert not lateness.off and lateness.margin == LEAST_MARGIN, "all of it is corrected, nothing scatters"
+    for _ in range(FEW_RUNS - 1):
+        lateness.observe(late)
+        assert not lateness.off, "only runs under the new costs say that they are off, too"
+
+
+def test_how_runs_scatter_outlives_a_correction() -> None:
+    lateness = after(*[1.3, 1.1, 1.3, 1.5, 1.3, 1.3])
+    lateness.corrected()
+    assert lateness.margin == pytest.approx(1.2)
