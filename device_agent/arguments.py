@@ -80,6 +80,15 @@ def add_resources(group: "argparse._ArgumentGroup") -> None:
     )  # fmt: skip
 
 
+def add_speculation(group: "argparse._ArgumentGroup") -> None:
+    """How far to guess ahead."""
+    group.add_argument(
+        "--speculate", type=_whole(0), default=EngineOptions().most_drafts, metavar="N",
+        help="most tokens guessed from the text so far and checked in one pass; the text stays the same; 0: none "
+        "(default: %(default)s)",
+    )  # fmt: skip
+
+
 def _agents(text: str) -> int | str:
     return text if text == AUTO else _whole(1, MAX_LOADING_AGENTS)(text)
 

@@ -10,19 +10,20 @@ Floats = npt.NDArray[np.float32]
 _HIDDEN = np.float32(-1e9)  # the score of a token that lies ahead
 
 
-def attend(query: Floats, key: Floats, value: Floats, cache: KeyValueCache, layer: int) -> Floats:
+def attend(query: Floats, key: Floats, value: Floats, cache: KeyValueCache, layer: int, *, start: int) -> Floats:
     """One text's new tokens over all that came before: (tokens, features) -> (tokens, query features).
 
-    query: (tokens, heads, width); key, value: (tokens, kv_heads, width), with their positions applied.
+    query: (tokens, heads, width); key, value: (tokens, kv_heads, width), with their positions applied; start: tokens of
+    the text that came before, which the cache has.
     """
     tokens, heads, width = query.shape
     kv_heads = key.shape[1]
-    keys, values = cache.write(layer, key.transpose(1, 0, 2), value.transpose(1, 0, 2))  # (kv_heads, all, width)
+    keys, values = cache.write(layer, start, key.transpose(1, 0, 2), value.transpose(1, 0, 2))  # (kv_heads, all, width)
     # the query heads that share a KV head lie behind one another: (kv_heads, group * tokens, width)
     grouped = query.transpose(1, 0, 2).reshape(kv_heads, -1, width)
     scores = np.matmul(grouped, keys.transpose(0, 2, 1)) * np.float32(width**-0.5)  # (kv_heads, group * tokens, all)
     if tokens > 1:
-        ahead = np.arange(keys.shape[1]) > cache.length + np.arange(tokens)[:, None]  # (tokens, all)
+        ahead = np.arange(keys.shape[1]) > start + np.arange(tokens)[:, None]  # (tokens, all)
         scores.reshape(kv_heads, -1, *ahead.shape)[:, :, ahead] = _HIDDEN
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)

@@ -18,15 +18,31 @@ _PROJECT, _FINISH = 0, 1  # the graphs of a causal layer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """The next tokens of one text, and what is remembered of it."""
+    """The next tokens of one text, and what is remembered of it. drafts: how many of them, at the end, are guesses."""
 
     ids: npt.NDArray[np.int64]  # (tokens,)
     cache: KeyValueCache
+    drafts: int = 0
 
     @property
     def positions(self) -> npt.NDArray[np.int64]:
         """Of its tokens in the text (tokens,)."""
         return self.cache.length + np.arange(len(self.ids))
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is one token, and what is guessed to follow it."""
+        return len(self.ids) == 1 + self.drafts
+
+    @property
+    def guesses(self) -> npt.NDArray[np.int64]:
+        """The drafts (drafts,)."""
+        return self.ids[len(self.ids) - self.drafts :]
+
+    @property
+    def wanted(self) -> int:
+        """Tokens, at the end, behind which the next one is to be chosen."""
+        return 1 + self.drafts
 
 
 def causal_activation_bytes(geometry: Geometry, slices: int, sequence: int) -> int:
@@ -70,15 +86,23 @@ class CausalActivations:
     def _attend(self) -> None:
         start = 0
         for segment in self._segments:
-            rows, positions = slice(start, start + len(segment.ids)), segment.positions
-            query, key, value = (
-                tensor.array[0, rows].reshape(len(segment.ids), -1, self._width)
-                for tensor in (self._query, self._key, self._value)
-            )
-            if self._frequencies is not None:
-                query, key = (turn(x, positions, self._frequencies) for x in (query, key))
-            self._attended.array[0, rows] = attend(query, key, value, segment.cache, self._layer)
-            start = rows.stop
+            # a step's tokens attend one by one: in the last bit, too, they get what each would get in a step of its own
+            tokens = 1 if segment.is_step else len(segment.ids)
+            for behind in range(0, len(segment.ids), tokens):
+                self._attend_piece(segment, slice(start + behind, start + behind + tokens), behind)
+            start += len(segment.ids)
+
+    def _attend_piece(self, segment: Segment, rows: slice, behind: int) -> None:
+        """behind: tokens of the segment that have attended."""
+        positions = segment.positions[behind : behind + rows.stop - rows.start]
+        query, key, value = (
+            tensor.array[0, rows].reshape(len(positions), -1, self._width)
+            for tensor in (self._query, self._key, self._value)
+        )
+        if self._frequencies is not None:
+            query, key = (turn(x, positions, self._frequencies) for x in (query, key))
+        start = segment.cache.length + behind
+        self._attended.array[0, rows] = attend(query, key, value, segment.cache, self._layer, start=start)
 
     def close(self) -> None:
         """Release the runtime's views."""

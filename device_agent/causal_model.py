@@ -1,7 +1,7 @@
 """A decoder over the pipeline: caches, prefill in chunks, steps that several texts share, and logits.
 
-Every pass goes over the same shards; its sequence bucket only says how many tokens it takes. What fits stays in memory:
-first the layers for steps of one token, from the bottom up, then blocks of the vocabulary's head.
+Every pass goes over the same shards; its sequence bucket only says how many tokens it takes (`CausalPasses`). What fits
+stays in memory: first the layers for steps of one token, from the bottom up, then blocks of the vocabulary's head.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.causal_activations import CausalActivations, Segment, causal_activation_bytes
+from device_agent.causal_activations import CausalActivations, Segment
+from device_agent.causal_passes import CausalPasses, Drafting, streamed
 from device_agent.key_values import KeyValueCache, cache_bytes
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource
 from device_agent.memory import MIB, Footprint, Ledger, fit_residency
 from device_agent.norm import apply_norm
 from device_agent.phases import PhaseTimes
-from device_agent.pipeline import Pass, Pipeline
-from device_agent.plan import Plan, Residency
+from device_agent.pipeline import Pipeline
+from device_agent.plan import Plan
 from device_agent.prompt import PromptEncoder
 from device_agent.vocabulary import VocabularyReader
 from shard_store.errors import BudgetError, RequestError
@@ -51,6 +52,9 @@ class CausalModel:
         self._frequencies = parts.source.resident_tensors.get("rotary.frequency")
         self._head = VocabularyReader(parts.source.store, parts.reader)
         self._cached_bytes = 0
+        self.passes = CausalPasses(
+            self._description, self._head.vocabulary, parts.footprint, parts.budget_bytes, self._held_bytes
+        )
         parts.ledger.add(self._head.working_bytes)
 
     @property
@@ -67,11 +71,6 @@ class CausalModel:
     def head(self) -> VocabularyReader:
         """From hidden states to logits."""
         return self._head
-
-    def fit(self, plan: Plan, sequence: int, extra_bytes: int = 0) -> Pass:
-        """A plan as a pass beside all that is held, and so many bytes. Raises BudgetError."""
-        budget, footprint = self._parts.budget_bytes(), self._footprint(plan, sequence, extra_bytes)
-        return Pass(fit_residency(plan, footprint, budget), sequence, footprint, budget)
 
     def room_bytes(self, capacity: int) -> int:
         """What the budget leaves to passes beside the texts under way and one more of `capacity` tokens.
@@ -95,7 +94,7 @@ class CausalModel:
         self._cached_bytes += nbytes
         try:
             self._arrange(plan)  # first what is in the way goes
-            self._parts.pipeline.make_room(self._job(plan, self._shortest))
+            self._parts.pipeline.make_room(self.passes.job(plan, 1))
         except BaseException:
             self._cached_bytes -= nbytes
             raise
@@ -113,9 +112,12 @@ class CausalModel:
         """Free layers that were loaded ahead of a step that is not to come."""
         self._parts.pipeline.rest()
 
+    def _held_bytes(self) -> int:
+        return self._head.working_bytes + self._head.kept_bytes + self._cached_bytes
+
     def _admit(self, plan: Plan, capacity: int, nbytes: int) -> None:
-        footprint = self._footprint(plan, self._shortest, extra_bytes=nbytes - self._head.kept_bytes)
-        least = _streamed(plan, in_flight=1)
+        footprint = self.passes.footprint(plan, self.passes.shortest, extra_bytes=nbytes - self._head.kept_bytes)
+        least = streamed(plan, in_flight=1)
         needed, budget = footprint.peak_bytes(least), self._parts.budget_bytes()
         if needed > budget:
             raise BudgetError(
@@ -127,48 +129,50 @@ class CausalModel:
         """Keep as much of the head as the budget leaves once the layers have their part."""
         before, bitwidth = self._head.kept_bytes, head_bitwidth(max(plan.bitwidths))
         budget = self._parts.budget_bytes()
-        without = self._footprint(plan, self._shortest, extra_bytes=-before)
+        without = self.passes.footprint(plan, self.passes.shortest, extra_bytes=-before)
         peak = without.peak_bytes(fit_residency(plan, without, budget))
-        longest = self._footprint(plan, max(self._description.sequences), extra_bytes=-before)
-        peak = max(peak, longest.peak_bytes(_streamed(plan, plan.layers_in_flight)))
+        longest = self.passes.footprint(plan, max(self._description.sequences), extra_bytes=-before)
+        peak = max(peak, longest.peak_bytes(streamed(plan, plan.layers_in_flight)))
         self._head.keep(bitwidth, max(0, budget - peak))
         self._parts.ledger.add(self._head.kept_bytes - before)
 
     def advance(
-        self, plan: Plan, segments: Sequence[Segment], cancelled: Callable[[], bool]
+        self, plan: Plan, segments: Sequence[Segment], cancelled: Callable[[], bool], drafting: Drafting | None = None
     ) -> tuple[Floats, PhaseTimes]:
-        """Read the segments' tokens into their caches; logits (segments, vocabulary) behind the last token of each.
+        """Read the segments' tokens into their caches; logits (rows, vocabulary) behind the last token of each.
 
-        Texts share passes as far as their tokens fit a sequence bucket together. Raises what the pipeline raises;
-        the caches then stay as they were before the pass that failed.
+        A segment with drafts has a row for each of them, too. drafting: what the drafts were allowed by, also where
+        this step has none but the next may. Texts share passes as far as their tokens fit a sequence bucket together.
+        Raises what the pipeline raises; the caches then stay as they were before the pass that failed.
         """
         times = PhaseTimes()
-        limit = self._longest(plan)
+        limit = self.passes.longest(plan)
         ends: list[Floats] = [np.empty(0, np.float32)] * len(segments)
+        # steps follow one another: the first layers of the next load while this one ends
+        again = all(segment.is_step for segment in segments)
         for pieces in _passes(segments, limit):
-            # steps of one token follow one another: the first layers of the next load while this one ends
-            again = all(len(segment.ids) == 1 for segment in segments)
-            last, passed = self._run(plan, [piece for _, piece in pieces], cancelled, again=again)
+            last, passed = self._run(plan, [piece for _, piece in pieces], cancelled, again=again, drafting=drafting)
             times += passed
             for (number, _), hidden in zip(pieces, last, strict=True):
                 ends[number] = hidden
-        hidden = apply_norm(np.stack(ends), "final_norm", self._parts.source.resident_tensors, self._geometry)
-        return self._head.logits(hidden, head_bitwidth(max(plan.bitwidths))), times
+        hidden = apply_norm(np.concatenate(ends), "final_norm", self._parts.source.resident_tensors, self._geometry)
+        with self._parts.ledger.holding(4 * self.vocabulary * sum(segment.drafts for segment in segments)):
+            return self._head.logits(hidden, head_bitwidth(max(plan.bitwidths))), times
 
     def _run(
-        self, plan: Plan, segments: Sequence[Segment], cancelled: Callable[[], bool], *, again: bool
-    ) -> tuple[list[Floats], PhaseTimes]:
-        """One pass; the last hidden states (hidden,) of every segment."""
+        self, plan: Plan, segments: Sequence[Segment], cancelled: Callable[[], bool], *,
+        again: bool, drafting: Drafting | None,
+    ) -> tuple[list[Floats], PhaseTimes]:  # fmt: skip
+        """One pass; the last hidden states (wanted, hidden) of every segment."""
         counts = [len(segment.ids) for segment in segments]
-        sequence = next(length for length in self._description.sequences if length >= sum(counts))
-        job = self._job(plan, sequence)
+        job = self.passes.job(plan, sum(counts), drafting)
         self._parts.pipeline.make_room(job)
         with self._parts.ledger.holding(job.footprint.activation_bytes):
             activations = CausalActivations(
                 self._parts.runtime,
                 self._geometry,
                 plan.slices,
-                sequence,
+                job.sequence,
                 segments=segments,
                 frequencies=self._frequencies,
             )
@@ -177,46 +181,15 @@ class CausalModel:
                 positions = np.concatenate([segment.positions for segment in segments])
                 activations.hidden[: len(ids)] = self._encoder.embeddings(ids, positions)
                 times = self._parts.pipeline.run(job, [activations], cancelled, again=again)
-                last = [activations.hidden[end - 1].copy() for end in np.cumsum(counts).tolist()]
+                last = [
+                    activations.hidden[end - segment.wanted : end].copy()
+                    for segment, end in zip(segments, np.cumsum(counts).tolist(), strict=True)
+                ]
             finally:
                 activations.close()
         for segment, count in zip(segments, counts, strict=True):
             segment.cache.commit(count)
         return last, times
-
-    def _job(self, plan: Plan, sequence: int) -> Pass:
-        """Steps of one token keep layers in memory; longer passes do where there is room for both, and else stream."""
-        budget, footprint = self._parts.budget_bytes(), self._footprint(plan, sequence)
-        if sequence != self._shortest:
-            step = self._footprint(plan, self._shortest)
-            kept = sum(layer.ready_bytes for layer in step.layers)
-            whole = plan.with_residency([Residency.RESIDENT] * len(plan.layers))
-            if footprint.peak_bytes(whole) + kept > budget:
-                plan = _streamed(plan, plan.layers_in_flight)
-        return Pass(fit_residency(plan, footprint, budget), sequence, footprint, budget)
-
-    def _footprint(self, plan: Plan, sequence: int, extra_bytes: int = 0) -> Footprint:
-        footprint = self._parts.footprint(plan, sequence, 1)
-        held = self._head.working_bytes + self._head.kept_bytes + self._cached_bytes + extra_bytes
-        return replace(
-            footprint,
-            fixed_bytes=footprint.fixed_bytes + held,
-            activation_bytes=causal_activation_bytes(self._geometry, plan.slices, sequence),
-        )
-
-    @property
-    def _shortest(self) -> int:
-        return min(self._description.sequences)
-
-    def _longest(self, plan: Plan) -> int:
-        """The longest bucket whose pass fits the budget."""
-        least, budget = _streamed(plan, in_flight=1), self._parts.budget_bytes()
-        fitting = (
-            length
-            for length in reversed(self._description.sequences)
-            if self._footprint(plan, length).peak_bytes(least) <= budget
-        )
-        return next(fitting, self._shortest)
 
     def trim(self) -> None:
         """Free blocks of the head that stay; the next text keeps what then fits."""
@@ -227,11 +200,6 @@ class CausalModel:
         """Free the head."""
         self._parts.ledger.add(-self._head.working_bytes - self._head.kept_bytes)
         self._head.close()
-
-
-def _streamed(plan: Plan, in_flight: int) -> Plan:
-    plan = plan.with_residency([Residency.STREAMED] * len(plan.layers))
-    return replace(plan, layers_in_flight=in_flight, loading_agents=min(plan.loading_agents, in_flight))
 
 
 def _passes(segments: Sequence[Segment], limit: int) -> Iterator[list[tuple[int, Segment]]]:
@@ -245,5 +213,5 @@ def _passes(segments: Sequence[Segment], limit: int) -> Iterator[list[tuple[int,
         if waiting and sum(len(piece.ids) for _, piece in waiting) + len(ids) > limit:
             yield waiting
             waiting = []
-        waiting.append((number, Segment(ids, segment.cache)))
+        waiting.append((number, replace(segment, ids=ids)))
     yield waiting

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from device_agent.arguments import add_costs, add_network, add_plan, add_resources
+from device_agent.arguments import add_costs, add_network, add_plan, add_resources, add_speculation
 from device_agent.calibrate_command import calibrate
 from device_agent.serve_command import serve
 from shard_store.errors import StiError
@@ -35,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--store", type=Path, required=True, metavar="DIR", help="store to serve")
     add_network(command.add_argument_group("network"))
     add_resources(command.add_argument_group("resources"))
+    add_speculation(command.add_argument_group("generated text"))
     add_costs(
         command,
         "what reading, preparing and executing cost here; measured and written if there is no such file (default: "

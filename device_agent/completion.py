@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.causal_activations import Segment
+from device_agent.draft import PromptLookup
 from device_agent.key_values import KeyValueCache
 from device_agent.sampling import Sampler, Sampling
 from shard_store.errors import RequestError
@@ -15,6 +16,8 @@ from shard_store.errors import RequestError
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 256
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for the first bytes of a character
+
+_NONE = np.empty(0, np.int64)
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -45,23 +48,51 @@ class Completion:
     """Takes logits, gives tokens and, as soon as it is certain that it stays, text."""
 
     def __init__(
-        self, prompt: npt.NDArray[np.int64], options: GenerateOptions, end_tokens: Sequence[int], decode: Decode
-    ) -> None:
+        self, prompt: npt.NDArray[np.int64], options: GenerateOptions, end_tokens: Sequence[int], decode: Decode,
+        lookup: PromptLookup,
+    ) -> None:  # fmt: skip
         self.prompt = prompt
+        self.lookup = lookup
         self.ids: list[int] = []
         self.text = ""  # settled: no later token changes it
         self.finish_reason: FinishReason | None = None
         self._options, self._ends, self._decode = options, frozenset(end_tokens), decode
         self._sampler = Sampler(options.sampling)
 
-    def segment(self, cache: KeyValueCache) -> Segment:
-        """The tokens that the model has not read yet: the prompt, then always the last."""
-        ids = np.array(self.ids[-1:], np.int64) if self.ids else self.prompt
-        return Segment(ids, cache)
+    @property
+    def read_tokens(self) -> int:
+        """Tokens that the model has read once it has been through a segment: all but the last."""
+        return len(self.prompt) + len(self.ids) - 1
 
-    def take(self, logits: npt.NDArray[np.float32]) -> str:
-        """Choose the next token from its logits (vocabulary,); returns the text that has settled with it."""
-        token = self._sampler.choose(logits)
+    def segment(self, cache: KeyValueCache, most_drafts: int) -> Segment:
+        """The tokens that the model has not read yet: the prompt, then always the last, and guesses at what follows.
+
+        There is never a guess at the last token that was asked for: behind it nothing is read, and it has no room.
+        """
+        if not self.ids:
+            return Segment(self.prompt, cache)
+        tokens = np.concatenate((self.prompt, self.ids))
+        drafts = self.lookup.draft(tokens, min(most_drafts, self._options.max_tokens - len(self.ids) - 1))
+        return Segment(np.concatenate((tokens[-1:], drafts)), cache, len(drafts))
+
+    def take(
+        self, logits: npt.NDArray[np.float32], drafts: npt.NDArray[np.int64] = _NONE, *, free: bool = False
+    ) -> tuple[str, ...]:
+        """Choose tokens from logits (1 + drafts, vocabulary), for as long as the drafts are the ones that are chosen.
+
+        Returns the text that settled with each, the same as without drafts. free: whether drafts cost no time.
+        """
+        pieces, accepted = [], 0
+        for row, draft in zip(logits, (*drafts.tolist(), None), strict=True):
+            token = self._sampler.choose(row)
+            pieces.append(self._add(token))
+            accepted += token == draft
+            if token != draft or self.finish_reason is not None:
+                break
+        self.lookup.learn(len(drafts), accepted, free=free)
+        return tuple(pieces)
+
+    def _add(self, token: int) -> str:
         if token in self._ends:
             self.finish_reason = FinishReason.STOP
         else:

@@ -48,6 +48,16 @@ class Order:
         """Why its text ended."""
         return self.running.completion.finish_reason if self.running else None
 
+    @property
+    def drafted(self) -> int:
+        """Tokens that were guessed."""
+        return self.running.completion.lookup.drafted if self.running else 0
+
+    @property
+    def accepted(self) -> int:
+        """Those that were right."""
+        return self.running.completion.lookup.accepted if self.running else 0
+
 
 class CompletionDesk:
     """`place` and `leave` may be called by any thread; all else by the one that owns the model."""
@@ -101,7 +111,7 @@ class CompletionDesk:
     def _step(self, generator: Generator, plan: Plan) -> None:
         orders = [order for order in self._under_way if order.plan == plan]
         running = [order.running for order in orders if order.running is not None]
-        made = [len(text.completion.ids) for text in running]
+        before = [(len(text.completion.ids), text.completion.lookup.drafted) for text in running]
         started_s = time.perf_counter()
         try:
             pieces, times = generator.step(running, plan, lambda: all(order.left.is_set() for order in orders))
@@ -110,15 +120,16 @@ class CompletionDesk:
                 order.failure = error
             return self.tidy(generator)
         step_ms = (time.perf_counter() - started_s) * 1e3
-        for order, text, before, piece in zip(orders, running, made, pieces, strict=True):
+        for order, text, (ids, drafted), settled in zip(orders, running, before, pieces, strict=True):
             if order.steps:  # an end token counts as one
-                tokens = max(1, len(text.completion.ids) - before)
-                order.token_steps.append(TokenStep(step_ms / tokens, times, shared=len(orders) > 1))
+                tokens = max(1, len(text.completion.ids) - ids)
+                plain = len(orders) == 1 and text.completion.lookup.drafted == drafted
+                order.token_steps.append(TokenStep(step_ms / tokens, times, plain=plain))
             order.steps, order.times = order.steps + 1, order.times + times
             order.answer_ms = (time.perf_counter() - order.placed_s) * 1e3
             order.first_token_ms = order.first_token_ms or order.answer_ms
             order.shared_steps += len(orders) > 1
-            if piece:
+            for piece in filter(None, settled):
                 order.tell(piece)
         return self.tidy(generator)
 

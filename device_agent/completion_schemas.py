@@ -96,6 +96,8 @@ class GenerationSummary(BaseModel):
     bits: list[int]
     steps: int
     shared_steps: int
+    drafted: int  # tokens
+    accepted: int
     read_ms: float
     prepare_ms: float
     execute_ms: float

@@ -250,7 +250,7 @@ def _summary(order: Order, model: Model) -> GenerationSummary:
     plan, times = order.plan, order.times
     return GenerationSummary(
         layers=len(plan.layers), slices=plan.slices, bits=list(plan.bitwidths),
-        steps=order.steps, shared_steps=order.shared_steps,
+        steps=order.steps, shared_steps=order.shared_steps, drafted=order.drafted, accepted=order.accepted,
         read_ms=times.read_ms, prepare_ms=times.prepare_ms, execute_ms=times.execute_ms, wait_ms=times.wait_ms,
         total_ms=times.total_ms, first_token_ms=order.first_token_ms, answer_ms=order.answer_ms,
         budget_bytes=model.budget_bytes, model_peak_bytes=model.ledger.peak_bytes, **_outcome(order),

@@ -23,6 +23,7 @@ from device_agent.costing.known import known_costs
 from device_agent.costing.measure import Progress, measure_costs
 from device_agent.costing.trials import REST_S, EngineTrials
 from device_agent.costs import DeviceCosts
+from device_agent.draft import DEFAULT_DRAFTS
 from device_agent.elastic import Elastic
 from device_agent.executor import Activations
 from device_agent.fitting import Fitting
@@ -68,6 +69,7 @@ class EngineOptions:
     direct: bool | None = False  # read past the page cache; None: where the file system can
     throttle_bytes_per_s: float | None = None
     slowdown: float = 1.0  # of the processor, emulated
+    most_drafts: int = DEFAULT_DRAFTS  # tokens that are guessed in a step of generated texts; 0: none
     executor: ExecutorChoice = ExecutorChoice.AUTO
     plan_agents: bool = False  # for plans that leave residency open: agents, layers in flight and what to keep
     costs_path: Path | None = None  # where this device's costs are kept; None: measured anew by every engine
@@ -320,7 +322,8 @@ class Engine:
         model = CausalModel(self._parts, self.prompts)
         self._closing.callback(model.close)
         generation = self.manifest.description.generation
-        return Generator(model, self.prompts, generation.end_tokens if generation else ())
+        ends = generation.end_tokens if generation else ()
+        return Generator(model, self.prompts, ends, self.options.most_drafts)
 
     @property
     def _parts(self) -> Parts:

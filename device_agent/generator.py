@@ -1,4 +1,8 @@
-"""Texts that are being generated together: each step is one pass over the layers for all of them."""
+"""Texts that are being generated together: each step is one pass over the layers for all of them.
+
+A step also checks guesses at what follows (`PromptLookup`). The tokens are those that would be chosen without: each
+from the logits at its own place, by the same sampler in the same order, and a guess is kept only if it is that token.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,8 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.causal_activations import Segment
 from device_agent.causal_model import CausalModel
+from device_agent.causal_passes import Drafting
 from device_agent.completion import Completion, FinishReason, GenerateOptions
+from device_agent.draft import PromptLookup
 from device_agent.key_values import KeyValueCache
 from device_agent.phases import PhaseTimes
 from device_agent.plan import Plan
@@ -24,35 +31,55 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A finished text. ids: its tokens without the one that ended it; steps: passes that it took part in."""
+    """A finished text. ids: its tokens without the one that ended it; steps: passes that it took part in.
+
+    drafted, accepted: tokens that were guessed beside, and those that were right.
+    """
 
     text: str
     ids: tuple[int, ...]
     prompt_tokens: int
     finish_reason: FinishReason
     steps: int
+    drafted: int
+    accepted: int
     times: PhaseTimes
 
 
 class Generator:
     """Begins texts and takes them forward. Not thread-safe: the engine serialises."""
 
-    def __init__(self, model: CausalModel, encoder: PromptEncoder, end_tokens: Sequence[int]) -> None:
+    def __init__(self, model: CausalModel, encoder: PromptEncoder, end_tokens: Sequence[int], most_drafts: int) -> None:
+        """most_drafts: tokens that are guessed in a step, those of all its texts together."""
         self.model = model
-        self._encoder, self._end_tokens = encoder, tuple(end_tokens)
+        self._encoder, self._end_tokens, self._most_drafts = encoder, tuple(end_tokens), most_drafts
 
     def begin(self, prompt: npt.NDArray[np.int64], options: GenerateOptions, plan: Plan) -> Running:
         """Admit a text behind a prompt (tokens,). Raises RequestError or BudgetError, with the numbers."""
         cache = self.model.open_cache(plan, len(prompt) + options.max_tokens)
-        return Running(Completion(prompt, options, self._end_tokens, self._encoder.decode), cache)
+        lookup = PromptLookup(self._most_drafts)
+        return Running(Completion(prompt, options, self._end_tokens, self._encoder.decode, lookup), cache)
 
     def step(
         self, running: Sequence[Running], plan: Plan, cancelled: Callable[[], bool]
-    ) -> tuple[tuple[str, ...], PhaseTimes]:
-        """The next token of every text; what each has to add to what was told of it."""
-        segments = [text.completion.segment(text.cache) for text in running]
-        logits, times = self.model.advance(plan, segments, cancelled)
-        return tuple(text.completion.take(row) for text, row in zip(running, logits, strict=True)), times
+    ) -> tuple[tuple[tuple[str, ...], ...], PhaseTimes]:
+        """The next token of every text, or several; what each of them adds to what was told of its text."""
+        drafting = self._drafting(running, plan)
+        segments = _segments(running, drafting.most if drafting else 0)
+        logits, times = self.model.advance(plan, segments, cancelled, drafting)
+        pieces, row = [], 0
+        for text, segment in zip(running, segments, strict=True):
+            rows = logits[row : row + segment.wanted]
+            pieces.append(text.completion.take(rows, segment.guesses, free=drafting is not None and drafting.streams))
+            text.cache.rewind(text.completion.read_tokens)
+            row += segment.wanted
+        return tuple(pieces), times
+
+    def _drafting(self, running: Sequence[Running], plan: Plan) -> Drafting | None:
+        """None while a prompt is read: a longer pass is no place for guesses."""
+        if not all(text.completion.ids for text in running):
+            return None
+        return self.model.passes.drafting(plan, len(running), self._most_drafts)
 
     def end(self, running: Running) -> None:
         """Forget a text."""
@@ -66,13 +93,25 @@ class Generator:
         running, times, steps = self.begin(prompt, options, plan), PhaseTimes(), 0
         try:
             while running.completion.finish_reason is None:
-                (piece,), passed = self.step([running], plan, cancelled)
+                (pieces,), passed = self.step([running], plan, cancelled)
                 times, steps = times + passed, steps + 1
-                tell(piece)
+                for piece in pieces:
+                    tell(piece)
         finally:
             self.end(running)
         completion = running.completion
         assert completion.finish_reason is not None
         return Generated(
-            completion.text, tuple(completion.ids), len(prompt), completion.finish_reason, steps, times
+            completion.text, tuple(completion.ids), len(prompt), completion.finish_reason, steps,
+            completion.lookup.drafted, completion.lookup.accepted, times,
         )  # fmt: skip
+
+
+def _segments(running: Sequence[Running], most: int) -> list[Segment]:
+    """Each text with its drafts, `most` in all: what one does not need is left to those behind it."""
+    segments = []
+    for number, text in enumerate(running):
+        share = -(-most // (len(running) - number))
+        segments.append(text.completion.segment(text.cache, share))
+        most -= segments[-1].drafts
+    return segments

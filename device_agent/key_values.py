@@ -30,17 +30,17 @@ class KeyValueCache:
         """Memory that it takes."""
         return self._keys.nbytes + self._values.nbytes
 
-    def write(self, layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
-        """Put in keys and values (heads, tokens, width) of the tokens of this pass; layer counts those of the plan.
+    def write(self, layer: int, start: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+        """Put in keys and values (heads, tokens, width) behind `start` tokens; layer counts those of the plan.
 
-        Returns views of all keys and values up to these, (heads, committed + tokens, width). Raises RequestError if
-        there is no room.
+        start: the tokens that are committed, and those of this pass that were written. Returns views of all keys and
+        values up to these, (heads, start + tokens, width). Raises RequestError if there is no room.
         """
-        end = self.length + keys.shape[1]
+        end = start + keys.shape[1]
         if end > self.capacity:
             raise RequestError(f"{end} tokens, the cache has room for {self.capacity}; ask for fewer")
-        self._keys[layer, :, self.length : end] = keys
-        self._values[layer, :, self.length : end] = values
+        self._keys[layer, :, start:end] = keys
+        self._values[layer, :, start:end] = values
         return self._keys[layer, :, :end], self._values[layer, :, :end]
 
     def commit(self, tokens: int) -> None:

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import uvicorn
@@ -43,7 +44,7 @@ class Server(uvicorn.Server):
 
 
 def _load(options: argparse.Namespace) -> Engine:
-    engine = Engine(options.store, engine_options(options))
+    engine = Engine(options.store, replace(engine_options(options), most_drafts=options.speculate))
     prefer_latency()
     return engine
 

@@ -31,7 +31,7 @@ class TokenStep:
 
     ms: float  # for each token that it made: embedding, the layers, the head, the choice
     times: PhaseTimes  # of its passes
-    shared: bool  # with other texts
+    plain: bool  # of this text alone, without guesses: as it was planned
 
 
 def token_ms(steps: Sequence[TokenStep]) -> float | None:
@@ -40,8 +40,8 @@ def token_ms(steps: Sequence[TokenStep]) -> float | None:
 
 
 def typical_times(steps: Sequence[TokenStep]) -> PhaseTimes | None:
-    """Phases of the median step among those that the text had for itself."""
-    alone = sorted((step for step in steps if not step.shared), key=lambda step: step.ms)
+    """Phases of the median step among those that ran as planned."""
+    alone = sorted((step for step in steps if step.plain), key=lambda step: step.ms)
     if not alone:
         return None
     middle = alone[(len(alone) - 1) // 2]

@@ -76,7 +76,10 @@ class VocabularyReader:
             self._kept[key] = self._read(key, buffer)
 
     def logits(self, hidden: Floats, bitwidth: int) -> Floats:
-        """Hidden states (texts, hidden), behind the last norm, to logits (texts, vocabulary). Raises ChecksumError."""
+        """Hidden states (rows, hidden), behind the last norm, to logits (rows, vocabulary). Raises ChecksumError.
+
+        A row's logits do not depend on the others, not in the last bit either.
+        """
         logits = np.empty((len(hidden), self._head.rows), np.float32)
         for number, block in self._in_order(bitwidth):
             rows = self._head.rows_of(bitwidth, number)
@@ -92,7 +95,8 @@ class VocabularyReader:
             part = weights[start : start + step]
             floats = self._scratch[: part.size].reshape(part.shape)
             np.copyto(floats, part, casting="unsafe")
-            np.matmul(hidden, floats.T, out=out[:, start : start + step])
+            for row in range(len(hidden)):  # alone: BLAS adds up in another order where there are several
+                np.matmul(hidden[row : row + 1], floats.T, out=out[row : row + 1, start : start + step])
 
     def _in_order(self, bitwidth: int) -> Iterator[tuple[int, memoryview]]:
         missing = [n for n in range(len(self._blocks(bitwidth))) if (bitwidth, n) not in self._kept]

@@ -36,13 +36,18 @@ class TextUsage:
 
 @dataclass(frozen=True, slots=True)
 class TextRun:
-    """What ran for a text. Times are those of the passes that it took part in."""
+    """What ran for a text. Times are those of the passes that it took part in.
+
+    drafted, accepted: tokens that were guessed, and those that were right.
+    """
 
     layers: int
     slices: int
     bits: tuple[int, ...]
     steps: int
     shared_steps: int
+    drafted: int
+    accepted: int
     read_ms: float
     prepare_ms: float
     execute_ms: float

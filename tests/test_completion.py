@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from device_agent.completion import Completion, FinishReason, GenerateOptions
+from device_agent.draft import PromptLookup
 from shard_store.errors import RequestError
 
 PIECES = [b"", b"he", b"llo", b" wor", b"ld", b"\xc3", b"\xb6", b"!"]
@@ -16,13 +18,18 @@ def decode(ids: Sequence[int]) -> str:
 
 
 def completion(stop: tuple[str, ...] = (), max_tokens: int = 20) -> Completion:
-    return Completion(np.array([1]), GenerateOptions(max_tokens, stop=stop), (0,), decode)
+    return Completion(np.array([1]), GenerateOptions(max_tokens, stop=stop), (0,), decode, PromptLookup(4))
+
+
+def logits_of(tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    """A row for each token, that has it chosen."""
+    return np.eye(len(PIECES), dtype=np.float32)[list(tokens)]
 
 
 def feed(completion: Completion, tokens: Sequence[int]) -> list[str]:
-    told = []
+    told: list[str] = []
     for token in tokens:
-        told.append(completion.take(np.eye(len(PIECES), dtype=np.float32)[token]))
+        told += completion.take(logits_of([token]))
         if completion.finish_reason is not None:
             break
     return told
@@ -32,6 +39,30 @@ def test_text_comes_with_its_tokens() -> None:
     text = completion()
     assert feed(text, [1, 2, 3, 4, 0]) == ["he", "llo", " wor", "ld", ""]
     assert (text.text, text.ids, text.finish_reason) == ("hello world", [1, 2, 3, 4], FinishReason.STOP)
+
+
+@pytest.mark.parametrize(
+    ("drafts", "told", "accepted"),
+    [
+        ([1, 2, 3], ("he", "llo", " wor", "ld"), 3),
+        ([1, 2, 7], ("he", "llo", " wor"), 2),  # instead of the wrong guess comes the token that is chosen
+        ([1, 7, 3], ("he", "llo"), 1),  # behind a wrong guess nothing counts
+        ([7, 2, 3], ("he",), 0),
+        ([], ("he",), 0),
+    ],
+)
+def test_drafts_are_kept_as_long_as_they_are_right(drafts: list[int], told: tuple[str, ...], accepted: int) -> None:
+    text = completion()
+    assert text.take(logits_of([1, 2, 3, 4][: 1 + len(drafts)]), np.array(drafts, np.int64)) == told
+    assert (text.text, text.ids) == ("".join(told), [1, 2, 3, 4][: len(told)])
+    assert (text.lookup.drafted, text.lookup.accepted) == (len(drafts), accepted)
+
+
+@pytest.mark.parametrize(("tokens", "stop"), [([1, 2, 0, 4], ()), ([1, 2, 3, 4], ("lo w",))])
+def test_drafts_behind_the_end_of_a_text_are_dropped(tokens: list[int], stop: tuple[str, ...]) -> None:
+    text, alone = completion(stop), completion(stop)
+    assert list(text.take(logits_of(tokens), np.array(tokens[:-1]))) == feed(alone, tokens)
+    assert (text.text, text.ids, text.finish_reason) == (alone.text, alone.ids, FinishReason.STOP)
 
 
 def test_a_character_of_several_tokens_waits_for_its_last() -> None:

@@ -64,7 +64,7 @@ def test_a_completion_has_openai_s_shape(client: httpx.Client, expected: str) ->
     assert answer["id"].startswith("cmpl-")
     assert answer["choices"] == [{"index": 0, "text": expected, "logprobs": None, "finish_reason": "length"}]
     assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 8, "total_tokens": 10}
-    assert (answer["sti"]["steps"], answer["sti"]["bits"]) == (8, [8])
+    assert (answer["sti"]["steps"] + answer["sti"]["accepted"], answer["sti"]["bits"]) == (8, [8])
     assert 0 < answer["sti"]["model_peak_bytes"] <= answer["sti"]["budget_bytes"]
 
 
@@ -73,9 +73,18 @@ def test_a_stream_holds_the_same_text(client: httpx.Client, expected: str) -> No
     *texts, usage = pieces
     assert "".join(piece["choices"][0]["text"] for piece in texts) == expected
     assert [piece["choices"][0]["finish_reason"] for piece in texts][-2:] == [None, "length"]
-    assert len(texts) == 9
     assert (usage["choices"], usage["usage"]["completion_tokens"]) == ([], 8)
     assert len({piece["id"] for piece in pieces}) == 1
+
+
+def test_a_stream_has_an_event_for_every_token_also_where_steps_give_several(client: httpx.Client) -> None:
+    *texts, usage = events(
+        client, prompt="w5 w6 w5 w6 w5", stream_options={"include_usage": True}, temperature=0, max_tokens=40
+    )  # fmt: skip
+    assert usage["sti"]["accepted"] > 0
+    assert usage["sti"]["steps"] + usage["sti"]["accepted"] == 40
+    words = [piece["choices"][0]["text"].split() for piece in texts]
+    assert [len(told) for told in words] == [1] * 40 + [0]
 
 
 def test_a_chat_runs_through_the_model_s_template(client: httpx.Client, store: Path) -> None:

@@ -222,7 +222,7 @@ def test_a_default_target_is_planned_at_the_start(engine: Engine) -> None:
 
 
 def test_steps_are_judged_by_their_median() -> None:
-    steps = [TokenStep(ms, PhaseTimes(total_ms=ms), shared) for ms, shared in ((90, False), (5, True), (7, False))]
+    steps = [TokenStep(ms, PhaseTimes(total_ms=ms), plain) for ms, plain in ((90, True), (5, False), (7, True))]
     assert token_ms(steps) == 7
     assert token_ms([]) is None
     assert typical_times(steps) == PhaseTimes(total_ms=7)

@@ -31,7 +31,7 @@ class DecodeStep:
     def fit(self, plan: Plan, sequence: int) -> Pass:
         """A plan as a pass within the budget, beside its cache. Raises BudgetError."""
         nbytes = cache_bytes(self._geometry, len(plan.layers), plan.slices, REMEMBERED_TOKENS + sequence)
-        return self._model.fit(plan, sequence, extra_bytes=nbytes)
+        return self._model.passes.fitted(plan, sequence, extra_bytes=nbytes)
 
     def passenger(self, plan: Plan, sequence: int) -> CausalActivations:
         """So many tokens behind those that are remembered; they mean nothing."""
