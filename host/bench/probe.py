@@ -13,10 +13,9 @@ from host.bench.records import Sample
 from host.client import Run, RunOptions, Text
 
 WARM_UP = 2  # requests before the first that counts: checksums, learning to pack, layers that are to stay
-ELASTIC_WARM_UP = 6  # with targets at least: then costs have been corrected by what runs show
-_MOST_WARM_UP = 18  # after which plans may go on changing
-_STEADY = 3  # requests in a row with one plan
-PAUSE_S = 0.2  # between them, at full speed: the agent plans anew, and loads what is to stay
+ROUND = 5  # requests with a target, after which the agent has time to plan anew, and to load what is to stay
+_MOST_ROUNDS = 5  # after which plans may go on changing
+PAUSE_S = 0.2  # between rounds, at full speed
 REST_S = 0.02  # before every request that counts, of any method, as when costs are measured
 LEAST_SAMPLES = 5
 MIB = 1 << 20
@@ -100,13 +99,20 @@ class Probe:
             self._ask(text, options)
 
     def _settle(self, options: RunOptions, pause_s: float) -> None:
-        """Ask until the same plan runs again and again, and what it keeps has had time to be loaded."""
-        plans: list[object] = []
-        for text in islice(cycle(self.texts), _MOST_WARM_UP):
-            plans.append(self._ask(text, options).plans)
+        """Ask until a whole round runs one plan, so that costs have been corrected by what runs show.
+
+        Rests within a round are those of requests that count: after longer ones everything is slower.
+        """
+        before: list[object] = []
+        for _ in range(_MOST_ROUNDS):
+            plans: list[object] = []
+            for text in islice(cycle(self.texts), ROUND):
+                time.sleep(REST_S)
+                plans.append(self._ask(text, options).plans)
             time.sleep(pause_s)
-            if len(plans) >= ELASTIC_WARM_UP and all(plan == plans[-1] for plan in plans[-_STEADY:]):
+            if before and all(plan == before[-1] for plan in plans):
                 break
+            before = plans
 
     def _runs(self, options: RunOptions) -> list[Run]:
         """The first of them does not count: it comes after a longer rest than the others."""
