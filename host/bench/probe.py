@@ -20,6 +20,7 @@ REST_S = 0.02  # before every request that counts, of any method, as when costs 
 LEAST_SAMPLES = 5
 MIB = 1 << 20
 _ROUNDING_BYTES = 64
+_WAKING = RunOptions(layers=1, slices=1, truncate=True)
 CELL_SECONDS = 10.0  # after which the least number of requests is enough
 
 
@@ -52,9 +53,8 @@ class Probe:
 
         The process with its libraries in memory then is what later sizes are compared with.
         """
-        options = RunOptions(layers=1, slices=1, truncate=True)
         for text in self.texts:
-            self._ask(text, options)
+            self._ask(text, _WAKING)
         return replace(self.session, idle_bytes=self.session.client.health().process_resident_bytes)
 
     def elastic(self, target_ms: float, memory_bytes: int) -> Timed:
@@ -101,11 +101,13 @@ class Probe:
     def _settle(self, options: RunOptions, pause_s: float) -> None:
         """Ask until a whole round runs one plan, so that costs have been corrected by what runs show.
 
-        Rests within a round are those of requests that count: after longer ones everything is slower.
+        Rests within a round are those of requests that count. After longer ones everything is slower; so a request
+        without a target, which teaches nothing, comes before each round.
         """
         before: list[object] = []
         for _ in range(_MOST_ROUNDS):
             plans: list[object] = []
+            self._ask(self.texts[0], _WAKING)
             for text in islice(cycle(self.texts), ROUND):
                 time.sleep(REST_S)
                 plans.append(self._ask(text, options).plans)
@@ -115,10 +117,9 @@ class Probe:
             before = plans
 
     def _runs(self, options: RunOptions) -> list[Run]:
-        """The first of them does not count: it comes after a longer rest than the others."""
         runs: list[Run] = []
         started = time.monotonic()
-        self._ask(self.texts[0], options)
+        self._ask(self.texts[0], _WAKING)
         for text in islice(cycle(self.texts), self.repeats):
             time.sleep(REST_S)
             runs.append(self._ask(text, options))
