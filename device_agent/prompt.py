@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.executor import Activations
-from device_agent.text import Input, Tokens, open_tokenizer
+from device_agent.text import Input, Tokens
+from device_agent.tokenizer import open_tokenizer
 from shard_store.errors import RequestError
 from shard_store.layer_spec import Positions
 from shard_store.reader import Store

@@ -7,11 +7,12 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from device_agent.executor import Activations
 from device_agent.norm import apply_norm
-from shard_store.errors import FormatError, RequestError
+from device_agent.tokenizer import open_tokenizer
+from shard_store.errors import RequestError
 from shard_store.reader import Store
 
 MASKED = -10000.0  # added to the attention scores of padding
@@ -55,17 +56,6 @@ class Encoder(Protocol):
     def sample(self) -> Input:
         """An ordinary input, to measure with."""
         ...
-
-
-def open_tokenizer(store: Store) -> Tokenizer:
-    """A store's tokenizer, without padding and truncation. Raises FormatError if it cannot be used."""
-    try:
-        tokenizer = Tokenizer.from_buffer(store.tokenizer_bytes())
-    except ValueError as error:
-        raise FormatError(f"{store.path}: tokenizer.json cannot be used: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
 
 
 class TextEncoder:

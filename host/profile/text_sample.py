@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
+from device_agent.tokenizer import open_tokenizer
 from host.labelled_texts import LabelledTexts, read_labelled
 from host.profile.batch import BATCH_INPUTS, TokenBatch
 from host.profile.quality import metric_name
 from host.profile.sample import Sample, check_count, check_examples
-from shard_store.errors import DataError, FormatError
+from shard_store.errors import DataError
 from shard_store.manifest import Manifest
 from shard_store.reader import Store
 
@@ -33,7 +33,7 @@ def read_text_sample(store: Store, data: Path, limit: int | None) -> Sample:
     head = store.manifest.description.head
     examples = (None if metric_name(head) == "accuracy" else _plain(data, limit)) or read_labelled(data, limit)
     check_examples(examples, head, data)
-    tokenizer = _tokenizer(store)
+    tokenizer = open_tokenizer(store)
     tokenizer.enable_truncation(_longest(store.manifest))
     texts = [(encoding.ids, encoding.type_ids) for encoding in tokenizer.encode_batch(list(examples.texts))]
     return _sample(texts, examples.labels, _digest([examples.texts, examples.labels]))
@@ -48,7 +48,7 @@ def read_prompt_sample(store: Store, data: Path, limit: int | None) -> Sample:
     if lines is None:
         raise DataError(f"{data}: cannot be read as UTF-8 text without tabs; give one text a line")
     length = _longest(store.manifest)
-    encodings = _tokenizer(store).encode_batch(list(lines.texts))
+    encodings = open_tokenizer(store).encode_batch(list(lines.texts))
     windows = list(
         islice(
             (
@@ -83,16 +83,6 @@ def _judged(tokens: int, count: int, random: np.random.Generator) -> npt.NDArray
     """Some of a text's tokens, in order: (count,)."""
     chosen = np.sort(random.permutation(tokens)[:count])
     return np.pad(chosen, (0, count - len(chosen)), constant_values=_NO_TOKEN)
-
-
-def _tokenizer(store: Store) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_buffer(store.tokenizer_bytes())
-    except ValueError as error:
-        raise FormatError(f"{store.path}: tokenizer.json cannot be used: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
 
 
 def _plain(data: Path, limit: int | None) -> LabelledTexts | None:
