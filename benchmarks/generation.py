@@ -19,7 +19,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from device_agent.causal_activations import Segment
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.plan import Plan
 from host.package import PackageOptions, package
 
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def _seconds_per_step(engine: Engine, texts: int, tokens: int, *, ahead: bool) -> float:
-    plan, model = engine.uniform_plan(8), engine.generator.model
+    plan, model = engine.uniform_plan(8), engine.texts.generator.model
     caches = [model.open_cache(plan, PROMPT_TOKENS + tokens) for _ in range(texts)]
     prompt = np.arange(2, 2 + PROMPT_TOKENS)
     model.advance(plan, [Segment(prompt, cache) for cache in caches], _never)
@@ -72,9 +73,9 @@ def _seconds_per_step(engine: Engine, texts: int, tokens: int, *, ahead: bool) -
 
 
 def _step(engine: Engine, plan: Plan, segments: list[Segment], *, ahead: bool) -> None:
-    engine.generator.model.advance(plan, segments, _never)
+    engine.texts.generator.model.advance(plan, segments, _never)
     if not ahead:
-        engine.generator.model.rest()
+        engine.texts.generator.model.rest()
 
 
 def _timed(step: Callable[[], None]) -> float:

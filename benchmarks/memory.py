@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.pipeline import packaged, sample_peak
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.memory import RUNNING_BYTES
 from device_agent.plan import Plan, Residency, default_bitwidth, parse_plan, plan_document, uniform_plan
 from device_agent.process_memory import anonymous_share

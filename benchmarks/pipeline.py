@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.random_model import BERT_BASE, sentence, write_random_bert
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.inplace import ExecutorChoice
 from device_agent.phases import PhaseTimes
 from device_agent.plan import Plan, Residency

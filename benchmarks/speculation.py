@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_agent.completion import GenerateOptions
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.generator import Generated
 from device_agent.plan import Plan, Residency
 from device_agent.sampling import Sampling

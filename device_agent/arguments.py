@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from device_agent.body_limit import DEFAULT_BODY_BYTES
-from device_agent.engine import EngineOptions
+from device_agent.engine_options import EngineOptions
 from device_agent.memory import MIB
 from device_agent.plan import MAX_LOADING_AGENTS
 

@@ -95,7 +95,7 @@ def add_completions(app: FastAPI, worker: Worker, default: PlanChoice) -> None:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         model = _model(worker, body.model)
         options = body.options(body.max_tokens or COMPLETION_TOKENS)
-        ids = await asyncio.to_thread(model.prompts.encode, body.prompt)
+        ids = await asyncio.to_thread(model.texts.prompts.encode, body.prompt)
         return await _reply(
             request, worker, desk, body, ids=ids, options=options, choice=_choice(body, default), model=model
         )
@@ -108,7 +108,7 @@ def add_completions(app: FastAPI, worker: Worker, default: PlanChoice) -> None:
         messages = [message.model_dump() for message in body.messages]
         prompt = await asyncio.to_thread(chat_prompt, generation, messages)
         asked = body.max_completion_tokens or body.max_tokens
-        ids = await asyncio.to_thread(model.prompts.encode, prompt, special=False)
+        ids = await asyncio.to_thread(model.texts.prompts.encode, prompt, special=False)
         room = model.manifest.description.max_tokens - len(ids)
         options = body.options(asked or max(1, min(CHAT_TOKENS, room)))
         return await _reply(
@@ -143,7 +143,7 @@ async def _reply(
     loop = asyncio.get_running_loop()
     order = Order(ids, options, plan, lambda piece: _hand_over(loop, pieces, piece))
     if resolved is None and (target_ms := choice.goal.target_ms) is not None:
-        order.choose = lambda: model.text_run(target_ms, len(ids) + options.max_tokens)
+        order.choose = lambda: model.texts.run(target_ms, len(ids) + options.max_tokens)
     visit = _Visit(worker, desk, order, pieces)
     gone = asyncio.create_task(_disconnected(request))
     try:
@@ -195,12 +195,12 @@ class _Visit:
         def job(model: Model, gone: Gone) -> None:
             if desk.idle:
                 model.ledger.restart()
-            desk.drive(model.generator, order, gone)
+            desk.drive(model.texts.generator, order, gone)
             if order.chosen is not None and (times := typical_times(order.token_steps)) is not None:
-                model.observe_text(order.chosen, times)
+                model.texts.observe(order.chosen, times)
 
         self._driving = asyncio.create_task(worker.run(job, self._gone))
-        self._tidy: Callable[[], None] = lambda: worker.submit(lambda model: desk.tidy(model.generator))
+        self._tidy: Callable[[], None] = lambda: worker.submit(lambda model: desk.tidy(model.texts.generator))
 
     async def _wait_left(self) -> None:
         await self._left.wait()

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.exact_plan import LayerTimes, plan_exact
 from device_agent.phases import PhaseTimes
 from device_agent.plan import Plan, Residency, Schedule

@@ -7,17 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Protocol, TypeVar
 
-from device_agent.generator import Generator
 from device_agent.goal import NO_GOAL, Goal
 from device_agent.interpreter import collect
 from device_agent.memory import Ledger
-from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan
-from device_agent.prompt import PromptEncoder
 from device_agent.report import Answer
 from device_agent.text import Text
-from device_agent.text_run import TextRun
+from device_agent.texts import Texts
 from shard_store.errors import StiError
 from shard_store.manifest import Manifest
 
@@ -51,18 +48,8 @@ class Model(Protocol):
         """Answer a batch. Raises StiError."""
 
     @property
-    def prompts(self) -> PromptEncoder:
-        """The tokenizer of a model that generates text. Raises RequestError for any other."""
-
-    @property
-    def generator(self) -> Generator:
-        """What generates text. Raises RequestError for a model that does not."""
-
-    def text_run(self, target_ms: float, tokens: int) -> TextRun:
-        """The best plan for a text with a target. Raises PlanError or BudgetError."""
-
-    def observe_text(self, run: TextRun, times: PhaseTimes) -> None:
-        """Learn from a typical step of a text that had a target."""
+    def texts(self) -> Texts:
+        """What generates text, where the model does."""
 
     def set_budget(self, budget_bytes: int) -> None:
         """Change the memory budget. Raises BudgetError."""

@@ -8,17 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.answers import embedding_size
-from device_agent.generator import Generator
 from device_agent.goal import NO_GOAL, Goal
 from device_agent.memory import Ledger
 from device_agent.phases import PhaseTimes
 from device_agent.pipeline import Cancelled
 from device_agent.plan import Plan, uniform_plan
 from device_agent.promise import Outcome
-from device_agent.prompt import PromptEncoder
 from device_agent.report import Answer, RunReport
 from device_agent.text import Text, Tokens
-from device_agent.text_run import TextRun
+from device_agent.texts import Texts
 from shard_store.errors import BudgetError, RequestError
 from shard_store.head import Head, HeadKind, Scores
 from shard_store.manifest import Manifest
@@ -127,18 +125,8 @@ class FakeModel:
         return np.stack([np.roll(logits, n) for n in range(tokens)]) if head.kind.value.startswith("token") else logits
 
     @property
-    def prompts(self) -> PromptEncoder:
+    def texts(self) -> Texts:
         raise RequestError("generates no text")
-
-    @property
-    def generator(self) -> Generator:
-        raise RequestError("generates no text")
-
-    def text_run(self, target_ms: float, tokens: int) -> TextRun:
-        raise RequestError("generates no text")
-
-    def observe_text(self, run: TextRun, times: PhaseTimes) -> None:
-        raise NotImplementedError
 
     def close(self) -> None:
         self.closed.set()

@@ -11,7 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.memory import MIB
 from device_agent.process_memory import process_memory
 from shard_store.errors import BudgetError

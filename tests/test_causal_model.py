@@ -10,7 +10,8 @@ import pytest
 
 from device_agent.causal_activations import Segment
 from device_agent.completion import FinishReason, GenerateOptions
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.plan import LayerPlan, Plan, Residency
 from device_agent.sampling import Sampling
 from shard_store.errors import BudgetError, PlanError, RequestError
@@ -50,7 +51,7 @@ def never() -> bool:
 
 def logits_of(engine: Engine, plan: Plan, pieces: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
     """Behind each piece of one text (pieces, vocabulary)."""
-    model = engine.generator.model
+    model = engine.texts.generator.model
     cache = model.open_cache(plan, sum(map(len, pieces)))
     try:
         return np.concatenate([model.advance(plan, [Segment(piece, cache)], never)[0] for piece in pieces])
@@ -74,7 +75,7 @@ def test_texts_that_share_passes_get_what_they_get_alone(models: Models) -> None
     folder, store = models("llama")
     texts = [text_of(length, seed) for seed, length in enumerate((3, 21, 1, 12))]
     with Engine(store) as engine:
-        plan, model = engine.uniform_plan(32), engine.generator.model
+        plan, model = engine.uniform_plan(32), engine.texts.generator.model
         caches = [model.open_cache(plan, len(ids) + 1) for ids in texts]
         together, _ = model.advance(plan, [Segment(*pair) for pair in zip(texts, caches, strict=True)], never)
         step = [Segment(np.array([5]), cache) for cache in caches]
@@ -91,7 +92,7 @@ def test_a_cache_that_was_rewound_goes_on_from_there(models: Models) -> None:
     folder, store = models("gpt2")
     ids = text_of(9)
     with Engine(store) as engine:
-        plan, model = engine.uniform_plan(32), engine.generator.model
+        plan, model = engine.uniform_plan(32), engine.texts.generator.model
         cache = model.open_cache(plan, 20)
         model.advance(plan, [Segment(np.concatenate((ids[:6], [7, 8, 9])), cache)], never)
         cache.rewind(6)
@@ -158,7 +159,7 @@ def test_no_budget_is_overrun_by_texts_that_come_and_go(models: Models) -> None:
 
     def peak(budget_bytes: int | None) -> int:
         with Engine(store, EngineOptions(budget_bytes=budget_bytes, loading_agents=2)) as engine:
-            plan, model = engine.uniform_plan(8), engine.generator.model
+            plan, model = engine.uniform_plan(8), engine.texts.generator.model
             for length in (5, 12):
                 engine.generate("w3 " * length, GenerateOptions(3), plan)
                 caches = [model.open_cache(plan, 20) for _ in range(3)]

@@ -30,7 +30,7 @@ def engine(store: Path) -> Iterator[Engine]:
 
 def within(engine: Engine, budget_bytes: int) -> CausalPasses:
     """The passes of a decoder that has so much memory."""
-    known = engine.generator.model.passes
+    known = engine.texts.generator.model.passes
     return CausalPasses(
         known.description, known.vocabulary, known.footprint_of, lambda: budget_bytes, known.held_bytes
     )  # fmt: skip
@@ -46,13 +46,13 @@ def streamed(engine: Engine) -> Plan:
 
 def bytes_of(engine: Engine, sequence: int, *, whole: bool) -> int:
     """Memory of steps of a bucket, all of whose layers stay or none, with the logits of guesses."""
-    passes, plan = engine.generator.model.passes, engine.uniform_plan()
+    passes, plan = engine.texts.generator.model.passes, engine.uniform_plan()
     plan = plan.with_residency([Residency.RESIDENT if whole else Residency.STREAMED] * LAYERS)
     return passes.footprint(plan, sequence, 4 * passes.vocabulary * MOST).peak_bytes(plan)
 
 
 def test_texts_guess_in_the_rows_that_their_bucket_has_left(engine: Engine) -> None:
-    passes, plan = engine.generator.model.passes, engine.uniform_plan()
+    passes, plan = engine.texts.generator.model.passes, engine.uniform_plan()
     found = {texts: passes.drafting(plan, texts, MOST) for texts in (1, 2, 3, 4, 5, 14, 16, 17)}
     assert {texts: drafting.most if drafting else 0 for texts, drafting in found.items()} == {
         1: 7, 2: 2, 3: 1, 4: 0, 5: 7, 14: 2, 16: 0, 17: 0,
@@ -62,7 +62,7 @@ def test_texts_guess_in_the_rows_that_their_bucket_has_left(engine: Engine) -> N
 
 
 def test_steps_without_a_guess_take_the_smallest_bucket_where_layers_of_both_stay(engine: Engine) -> None:
-    passes, plan = engine.generator.model.passes, engine.uniform_plan()
+    passes, plan = engine.texts.generator.model.passes, engine.uniform_plan()
     drafting = passes.drafting(plan, 1, MOST)
     assert drafting == Drafting(16, 1, MOST, 4 * passes.vocabulary * MOST, streams=False)
     assert [passes.job(plan, tokens, drafting).sequence for tokens in (1, 2, 8)] == [1, 16, 16]
@@ -70,7 +70,7 @@ def test_steps_without_a_guess_take_the_smallest_bucket_where_layers_of_both_sta
 
 
 def test_steps_that_read_layers_have_one_bucket(engine: Engine) -> None:
-    passes, plan = engine.generator.model.passes, streamed(engine)
+    passes, plan = engine.texts.generator.model.passes, streamed(engine)
     drafting = passes.drafting(plan, 1, MOST)
     assert drafting is not None
     assert drafting.streams

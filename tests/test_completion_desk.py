@@ -26,7 +26,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 def order(engine: Engine, prompt: str, told: list[str], tokens: int = 6) -> Order:
     options = GenerateOptions(tokens, Sampling(1.0, seed=4))
-    return Order(engine.prompts.encode(prompt), options, engine.uniform_plan(), told.append)
+    return Order(engine.texts.prompts.encode(prompt), options, engine.uniform_plan(), told.append)
 
 
 def never() -> bool:
@@ -39,7 +39,7 @@ def test_orders_share_passes_and_get_what_they_get_alone(engine: Engine) -> None
     orders = [order(engine, prompt, pieces) for prompt, pieces in zip(PROMPTS, told, strict=True)]
     for one in orders:
         desk.place(one)
-    desk.drive(engine.generator, orders[0], never)
+    desk.drive(engine.texts.generator, orders[0], never)
     assert [one.done for one in orders] == [True] * 3
     assert [one.shared_steps for one in orders] == [6] * 3
     for prompt, one, pieces in zip(PROMPTS, orders, told, strict=True):
@@ -55,9 +55,9 @@ def test_whoever_has_the_turn_drives_the_others_on(engine: Engine) -> None:
     short, long = order(engine, "w5", [], 2), order(engine, "w6", [], 5)
     desk.place(long)
     desk.place(short)
-    desk.drive(engine.generator, short, never)
+    desk.drive(engine.texts.generator, short, never)
     assert (short.done, long.done, long.steps, desk.idle) == (True, False, 2, False)
-    desk.drive(engine.generator, long, never)
+    desk.drive(engine.texts.generator, long, never)
     assert (long.done, long.steps, long.shared_steps) == (True, 5, 2)
 
 
@@ -69,14 +69,14 @@ def test_one_that_left_is_dropped_and_its_memory_is_free(engine: Engine) -> None
     gone_before.left.set()
     for one in (leaves, stays, gone_before):
         desk.place(one)
-    desk.drive(engine.generator, stays, never)
+    desk.drive(engine.texts.generator, stays, never)
     assert isinstance(leaves.failure, Cancelled)
     assert isinstance(gone_before.failure, Cancelled)
     assert (leaves.steps, gone_before.steps, stays.steps) == (1, 0, 6)
     with pytest.raises(Cancelled):
         lonely = order(engine, "w7", [])
         desk.place(lonely)
-        desk.drive(engine.generator, lonely, lambda: True)
+        desk.drive(engine.texts.generator, lonely, lambda: True)
     assert desk.idle
     assert engine.ledger.held_bytes == before
 
@@ -86,10 +86,10 @@ def test_one_that_cannot_be_admitted_does_not_disturb_the_others(engine: Engine)
     fine, too_long = order(engine, "w7", []), order(engine, "w7", [], 1000)
     desk.place(too_long)
     desk.place(fine)
-    desk.drive(engine.generator, fine, never)
+    desk.drive(engine.texts.generator, fine, never)
     assert fine.failure is None
     with pytest.raises(RequestError, match="1001 tokens of prompt and answer, the model has room for 64"):
-        desk.drive(engine.generator, too_long, never)
+        desk.drive(engine.texts.generator, too_long, never)
 
 
 def test_a_step_that_fails_fails_all_that_take_part(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,10 +99,10 @@ def test_a_step_that_fails_fails_all_that_take_part(engine: Engine, monkeypatch:
     def broken(*_: object) -> None:
         raise RequestError("broken")
 
-    monkeypatch.setattr(engine.generator.model, "advance", broken)
+    monkeypatch.setattr(engine.texts.generator.model, "advance", broken)
     for one in (first, second):
         desk.place(one)
     for one in (first, second):
         with pytest.raises(RequestError, match="broken"):
-            desk.drive(engine.generator, one, never)
+            desk.drive(engine.texts.generator, one, never)
     assert desk.idle

@@ -90,7 +90,7 @@ def test_a_stream_has_an_event_for_every_token_also_where_steps_give_several(cli
 def test_a_chat_runs_through_the_model_s_template(client: httpx.Client, store: Path) -> None:
     messages = [{"role": "system", "content": "w2"}, {"role": "user", "content": "w3 w4"}]
     with Engine(store) as engine:
-        prompt = engine.prompts.encode("system w2 user w3 w4 w1")
+        prompt = engine.texts.prompts.encode("system w2 user w3 w4 w1")
         direct = engine.generate("system w2 user w3 w4 w1", GenerateOptions(8)).text
     answer = ask(client, "/v1/chat/completions", messages=messages, **GREEDY)
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": direct}

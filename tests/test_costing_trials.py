@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.plan import Residency
 
 

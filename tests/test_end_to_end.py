@@ -9,7 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.goal import NO_GOAL, Goal
 from device_agent.head import softmax
 from device_agent.pipeline import Cancelled

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks.random_model import EncoderShape, sentence, write_random_bert
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.pipeline import Cancelled
 from device_agent.plan import LayerPlan, Plan, Residency
 from host.checkpoint import load_checkpoint

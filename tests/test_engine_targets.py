@@ -9,7 +9,8 @@ import pytest
 
 from device_agent.costs import DeviceCosts, PrepareCost, ReadCost
 from device_agent.elastic import Elastic
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.goal import Goal
 from device_agent.layout_probe import probe_layout
 from device_agent.litert import Runtime

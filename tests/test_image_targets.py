@@ -9,7 +9,8 @@ import pytest
 
 from device_agent.cli import main as agent_main
 from device_agent.costs_file import read_costs
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.memory import MIB
 from shard_store.template import TemplateKind
 from tests.cli_runs import Sti

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.random_model import EncoderShape, sentence, write_random_bert
 from device_agent import inplace, layout_probe
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.inplace import ExecutorChoice
 from device_agent.inplace_frame import InPlaceFrame
 from device_agent.litert import CompiledModel, Runtime

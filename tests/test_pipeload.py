@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.random_model import EncoderShape, sentence, write_random_bert
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.exact_plan import LayerTimes, plan_exact
 from device_agent.exact_trial import Trial
 from device_agent.goal import NO_GOAL

@@ -10,7 +10,8 @@ import pytest
 from device_agent.costing.measure import model_digest
 from device_agent.costs import DeviceCosts, PrepareCost
 from device_agent.costs_file import write_costs
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.plan import read_plan
 from shard_store.reader import Store
 from shard_store.template import TemplateKind

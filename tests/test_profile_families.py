@@ -112,7 +112,7 @@ def test_a_narrow_decoder_runs_as_on_the_device(model_of: Folder) -> None:
     row = int(batch.real.sum(1).argmax())
     ids = batch.ids[row][batch.real[row]]
     with Engine(folder / "store") as engine:
-        plan, model = engine.uniform_plan(32, layers=2, slices=1), engine.generator.model
+        plan, model = engine.uniform_plan(32, layers=2, slices=1), engine.texts.generator.model
         cache = model.open_cache(plan, len(ids))
         hidden = [model.advance(plan, [Segment(ids[n : n + 1], cache)], lambda: False)[0][0] for n in range(len(ids))]
         model.close_cache(cache)

@@ -10,7 +10,8 @@ import pytest
 from device_agent.causal_activations import Segment
 from device_agent.completion import GenerateOptions
 from device_agent.completion_desk import CompletionDesk, Order
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.generator import Generated
 from device_agent.plan import Residency
 from device_agent.sampling import Sampling
@@ -114,12 +115,12 @@ def test_texts_that_share_passes_get_what_they_get_alone(texts: int, stores: Sto
         desk = CompletionDesk()
         told: list[list[str]] = [[] for _ in options]
         orders = [
-            Order(engine.prompts.encode(prompt), asked, engine.uniform_plan(), pieces.append)
+            Order(engine.texts.prompts.encode(prompt), asked, engine.uniform_plan(), pieces.append)
             for prompt, asked, pieces in zip(PROMPTS, options, told, strict=False)
         ]
         for order in orders:
             desk.place(order)
-        desk.drive(engine.generator, orders[0], never)
+        desk.drive(engine.texts.generator, orders[0], never)
         assert [order.done for order in orders] == [True] * texts
         assert [tuple(order.running.completion.ids) for order in orders if order.running] == alone
         assert [len(pieces) for pieces in told] == [asked.max_tokens for asked in options]
@@ -134,7 +135,7 @@ def test_logits_are_the_same_to_the_last_bit(bits: int, stores: Stores) -> None:
     ids = np.random.default_rng(5).integers(2, VOCABULARY, 12)
     for name in CONFIGS:
         with engine_of(stores(name), 7) as engine:
-            plan, model = engine.uniform_plan(bits), engine.generator.model
+            plan, model = engine.uniform_plan(bits), engine.texts.generator.model
             cache = model.open_cache(plan, 20)
             model.advance(plan, [Segment(ids[:4], cache)], never)
             single = [model.advance(plan, [Segment(ids[n : n + 1], cache)], never)[0] for n in range(4, 12)]

@@ -13,7 +13,8 @@ from device_agent.completion import GenerateOptions
 from device_agent.costs import DeviceCosts, PrepareCost, ReadCost
 from device_agent.costs_file import write_costs
 from device_agent.drift import Drift
-from device_agent.engine import Engine, EngineOptions
+from device_agent.engine import Engine
+from device_agent.engine_options import EngineOptions
 from device_agent.goal import Goal
 from device_agent.key_values import cache_bytes
 from device_agent.memory import MIB
@@ -81,7 +82,7 @@ def test_a_decoder_is_calibrated(config: dict[str, Any], tmp_path: Path) -> None
     with Engine(store, EngineOptions(budget_bytes=BUDGET_BYTES)) as engine:
         before = engine.ledger.held_bytes
         costs = engine.calibrate(lambda *step: told.append(step))
-        assert engine.generator.model.head.kept_bytes == 0
+        assert engine.texts.generator.model.head.kept_bytes == 0
         assert engine.ledger.held_bytes >= before
         assert engine.generate("w5 w6", GenerateOptions(3)).ids  # it goes on to work
     assert told[-1] == ("measured", told[-1][2], told[-1][2])
@@ -92,41 +93,41 @@ def test_a_decoder_is_calibrated(config: dict[str, Any], tmp_path: Path) -> None
 
 
 def test_more_time_for_a_token_buys_more_of_the_model(engine: Engine) -> None:
-    whole = engine.text_run(1e6, 10)
+    whole = engine.texts.run(1e6, 10)
     assert (len(whole.plan.layers), whole.plan.slices, whole.plan.bitwidths) == (LAYERS, 2, (8,))
     assert whole.promise.reason is None
-    less = engine.text_run(4.0, 10)
+    less = engine.texts.run(4.0, 10)
     assert len(less.plan.layers) * less.plan.slices < LAYERS * 2
     assert 0 < less.promise.predicted_ms <= 4.0
     assert less.promise.predicted_loss > whole.promise.predicted_loss
-    hasty = engine.text_run(0.01, 10)
+    hasty = engine.texts.run(0.01, 10)
     assert (len(hasty.plan.layers), hasty.plan.slices) == (1, 1)
     assert hasty.promise.reason is not None
     assert "target 0.01 ms cannot be met" in hasty.promise.reason
 
 
 def test_the_cache_and_the_head_are_taken_off_the_budget(engine: Engine) -> None:
-    geometry, model = engine.manifest.geometry, engine.generator.model
+    geometry, model = engine.manifest.geometry, engine.texts.generator.model
     taken = cache_bytes(geometry, LAYERS, 2, 64)
     assert model.room_bytes(64) == BUDGET_BYTES - taken
-    run = engine.text_run(1e6, 60)
+    run = engine.texts.run(1e6, 60)
     engine.ledger.restart()
     cache = model.open_cache(run.plan, 60)
     model.close_cache(cache)
-    least = engine.text_run(1e6, 1).promise.predicted_peak_bytes
+    least = engine.texts.run(1e6, 1).promise.predicted_peak_bytes
     assert engine.elastic._facts.fixed_bytes == engine._fixed_bytes + model.head.working_bytes
     engine.budget_bytes = least
-    assert engine.text_run(1e6, 60).promise.predicted_peak_bytes <= least
+    assert engine.texts.run(1e6, 60).promise.predicted_peak_bytes <= least
     engine.budget_bytes = model.head.working_bytes + MIB
     with pytest.raises(BudgetError, match=r"too small for any plan; .* MiB for KV caches, this one of 64 tokens"):
-        engine.text_run(1e6, 60)
+        engine.texts.run(1e6, 60)
 
 
 @pytest.mark.parametrize("missing_bytes", [100_000, 300_000, 500_000])
 def test_a_plan_for_a_tight_budget_runs_within_it(missing_bytes: int, engine: Engine) -> None:
-    tight = engine.text_run(1e6, 20).promise.predicted_peak_bytes - missing_bytes
+    tight = engine.texts.run(1e6, 20).promise.predicted_peak_bytes - missing_bytes
     engine.set_budget(tight)
-    run = engine.text_run(1e6, 20)
+    run = engine.texts.run(1e6, 20)
     assert any(layer.residency is not None for layer in run.plan.layers), "None: stays as far as there is room"
     engine.ledger.restart()
     expected = engine.generate("w5 w6 w7 w8 w9 w10 w11", GenerateOptions(8), run.plan)
@@ -137,8 +138,8 @@ def test_a_plan_for_a_tight_budget_runs_within_it(missing_bytes: int, engine: En
 
 
 def test_a_text_that_joins_takes_memory_from_layers_not_from_the_other_text(engine: Engine) -> None:
-    engine.set_budget(engine.text_run(1e6, 64).promise.predicted_peak_bytes)
-    run, model = engine.text_run(1e6, 64), engine.generator.model
+    engine.set_budget(engine.texts.run(1e6, 64).promise.predicted_peak_bytes)
+    run, model = engine.texts.run(1e6, 64), engine.texts.generator.model
     first = model.open_cache(run.plan, 64)
     alone, _ = model.advance(run.plan, [Segment(np.array([5]), first)], lambda: False)
     second = model.open_cache(run.plan, 64)
@@ -234,7 +235,7 @@ def test_a_step_is_planned_on_the_host(store: Path, engine: Engine, tmp_path: Pa
     costs = tmp_path / "costs.json"
     preview = preview_plan(store, costs, target_ms=4.0, budget_bytes=BUDGET_BYTES, tokens=64)
     assert preview.sequence == 1
-    assert yielding(preview.choice.plan) == engine.text_run(4.0, 64).plan
-    assert preview.choice.predicted_peak_bytes == engine.text_run(4.0, 64).promise.predicted_peak_bytes
+    assert yielding(preview.choice.plan) == engine.texts.run(4.0, 64).plan
+    assert preview.choice.predicted_peak_bytes == engine.texts.run(4.0, 64).promise.predicted_peak_bytes
     with pytest.raises(PlanError, match="65 tokens asked, the model has room for 64"):
         preview_plan(store, costs, target_ms=4.0, budget_bytes=BUDGET_BYTES, tokens=65)
