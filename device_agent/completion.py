@@ -64,23 +64,23 @@ class Completion:
         """Tokens that the model has read once it has been through a segment: all but the last."""
         return len(self.prompt) + len(self.ids) - 1
 
-    def segment(self, cache: KeyValueCache, most_drafts: int) -> Segment:
+    def segment(self, cache: KeyValueCache, most_drafts: int, *, free: bool = False) -> Segment:
         """The tokens that the model has not read yet: the prompt, then always the last, and guesses at what follows.
 
         There is never a guess at the last token that was asked for: behind it nothing is read, and it has no room.
+        free: whether guesses that are wrong cost no time.
         """
         if not self.ids:
             return Segment(self.prompt, cache)
         tokens = np.concatenate((self.prompt, self.ids))
-        drafts = self.lookup.draft(tokens, min(most_drafts, self._options.max_tokens - len(self.ids) - 1))
+        room = min(most_drafts, self._options.max_tokens - len(self.ids) - 1)
+        drafts = self.lookup.draft(tokens, room, free=free)
         return Segment(np.concatenate((tokens[-1:], drafts)), cache, len(drafts))
 
-    def take(
-        self, logits: npt.NDArray[np.float32], drafts: npt.NDArray[np.int64] = _NONE, *, free: bool = False
-    ) -> tuple[str, ...]:
+    def take(self, logits: npt.NDArray[np.float32], drafts: npt.NDArray[np.int64] = _NONE) -> tuple[str, ...]:
         """Choose tokens from logits (1 + drafts, vocabulary), for as long as the drafts are the ones that are chosen.
 
-        Returns the text that settled with each, the same as without drafts. free: whether drafts cost no time.
+        Returns the text that settled with each, the same as without drafts.
         """
         pieces, accepted = [], 0
         for row, draft in zip(logits, (*drafts.tolist(), None), strict=True):
@@ -89,7 +89,7 @@ class Completion:
             accepted += token == draft
             if token != draft or self.finish_reason is not None:
                 break
-        self.lookup.learn(len(drafts), accepted, free=free)
+        self.lookup.learn(len(drafts), accepted)
         return tuple(pieces)
 
     def _add(self, token: int) -> str:

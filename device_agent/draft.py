@@ -19,27 +19,27 @@ PAUSE_STEPS = 32  # without guesses, after guesses that kept being wrong
 class PromptLookup:
     """Drafts what followed where the last tokens of a text stood before."""
 
-    def __init__(self, most: int) -> None:
-        """most: tokens of a draft; 0: there are none."""
+    def __init__(self, most: int, *, first: int | None = None) -> None:
+        """most: tokens of a draft; 0: there are none. first: those of the first draft, where wrong ones cost time."""
         self.drafted = 0  # tokens that were guessed
         self.accepted = 0  # those that were right
-        self._most = self._reach = most
+        self._most = most
+        self._reach = most if first is None else min(first, most)
         self._pause = 0
 
-    def draft(self, tokens: Tokens, room: int) -> Tokens:
+    def draft(self, tokens: Tokens, room: int, *, free: bool = False) -> Tokens:
         """At most `room` guesses behind a text (tokens,): what followed its longest match, of these the latest.
+
+        free: those that are wrong cost no time, so that there is no need to be careful.
 
         Where the text ends meanwhile, it goes on with the draft: what repeats is guessed to repeat again.
         """
-        wanted = min(room, self._reach)
+        wanted = min(room, self._most if free else self._reach)
         place = _continuation(tokens) if wanted > 0 else len(tokens)
         return np.resize(tokens[place:], max(0, wanted)) if place < len(tokens) else tokens[place:]
 
-    def learn(self, drafted: int, accepted: int, *, free: bool) -> None:
-        """Take note of a step. accepted: how many of the tokens drafted were right, from the first.
-
-        free: whether those that were wrong cost no time.
-        """
+    def learn(self, drafted: int, accepted: int) -> None:
+        """Take note of a step. accepted: how many of the tokens drafted were right, from the first."""
         self.drafted += drafted
         self.accepted += accepted
         if not self._reach:
@@ -47,7 +47,7 @@ class PromptLookup:
             self._reach = min(1, self._most) if self._pause <= 0 else 0
         elif drafted and accepted == drafted:
             self._reach = min(self._most, 2 * self._reach)
-        elif drafted and not accepted and not free:
+        elif drafted and not accepted:
             self._reach //= 2
             self._pause = PAUSE_STEPS
 

@@ -57,7 +57,8 @@ class Generator:
     def begin(self, prompt: npt.NDArray[np.int64], options: GenerateOptions, plan: Plan) -> Running:
         """Admit a text behind a prompt (tokens,). Raises RequestError or BudgetError, with the numbers."""
         cache = self.model.open_cache(plan, len(prompt) + options.max_tokens)
-        lookup = PromptLookup(self._most_drafts)
+        first = None if options.sampling.temperature == 0.0 else 1  # what is left to chance seldom repeats
+        lookup = PromptLookup(self._most_drafts, first=first)
         return Running(Completion(prompt, options, self._end_tokens, self._encoder.decode, lookup), cache)
 
     def step(
@@ -65,12 +66,12 @@ class Generator:
     ) -> tuple[tuple[tuple[str, ...], ...], PhaseTimes]:
         """The next token of every text, or several; what each of them adds to what was told of its text."""
         drafting = self._drafting(running, plan)
-        segments = _segments(running, drafting.most if drafting else 0)
+        segments = _segments(running, drafting)
         logits, times = self.model.advance(plan, segments, cancelled, drafting)
         pieces, row = [], 0
         for text, segment in zip(running, segments, strict=True):
             rows = logits[row : row + segment.wanted]
-            pieces.append(text.completion.take(rows, segment.guesses, free=drafting is not None and drafting.streams))
+            pieces.append(text.completion.take(rows, segment.guesses))
             text.cache.rewind(text.completion.read_tokens)
             row += segment.wanted
         return tuple(pieces), times
@@ -107,11 +108,12 @@ class Generator:
         )  # fmt: skip
 
 
-def _segments(running: Sequence[Running], most: int) -> list[Segment]:
-    """Each text with its drafts, `most` in all: what one does not need is left to those behind it."""
+def _segments(running: Sequence[Running], drafting: Drafting | None) -> list[Segment]:
+    """Each text with its share of the drafts: what one does not need is left to those behind it."""
+    most, free = (drafting.most, drafting.streams) if drafting else (0, False)
     segments = []
     for number, text in enumerate(running):
         share = -(-most // (len(running) - number))
-        segments.append(text.completion.segment(text.cache, share))
+        segments.append(text.completion.segment(text.cache, share, free=free))
         most -= segments[-1].drafts
     return segments

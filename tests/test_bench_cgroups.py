@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from host.bench import cgroups
-from host.bench.cgroups import ROOT, Limits, disk_of, limited
+from host.bench.cgroups import ROOT, Limits, limited
 
 
 @pytest.fixture(autouse=True)
@@ -52,20 +52,6 @@ def test_what_the_kernel_does_not_take_is_not_in_force(tmp_path: Path) -> None:
     with limited(Limits(84_000_000), None, root) as group:
         assert group.in_force == Limits()
     assert [(path / "cpu.shares").read_text() for path in group.folders] == ["262144"]
-
-
-def test_a_limit_is_of_the_whole_disk(tmp_path: Path) -> None:
-    number = tmp_path.stat().st_dev
-    name = f"{os.major(number)}:{os.minor(number)}"
-    devices = tmp_path / "dev" / "block"
-    devices.mkdir(parents=True)
-    assert disk_of(tmp_path, devices) is None
-    (devices / "sda" / "sda1").mkdir(parents=True)
-    (devices / "sda" / "dev").write_text("8:0\n")
-    (devices / name).symlink_to("sda/sda1")
-    assert disk_of(tmp_path, devices) == name
-    (devices / "sda" / "sda1" / "partition").write_text("1")
-    assert disk_of(tmp_path, devices) == "8:0"
 
 
 @pytest.mark.skipif(not os.access(ROOT, os.W_OK), reason="needs root and control groups")

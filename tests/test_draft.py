@@ -7,7 +7,7 @@ from device_agent.draft import PAUSE_STEPS, PromptLookup
 
 
 def drafted(tokens: list[int], room: int = 4, most: int = 8) -> list[int]:
-    return list(PromptLookup(most).draft(np.array(tokens), room).tolist())
+    return list(PromptLookup(most).draft(np.array(tokens), room, free=True).tolist())
 
 
 @pytest.mark.parametrize(
@@ -37,24 +37,24 @@ def lengths_of(lookup: PromptLookup, steps: int, *, right: bool) -> list[int]:
     lengths = []
     for _ in range(steps):
         lengths.append(len(lookup.draft(np.array([4, 4]), 9)))
-        lookup.learn(lengths[-1], lengths[-1] if right else 0, free=False)
+        lookup.learn(lengths[-1], lengths[-1] if right else 0)
     return lengths
 
 
 def test_guesses_that_keep_being_wrong_are_left_alone_for_a_while() -> None:
-    lookup = PromptLookup(4)
-    assert lengths_of(lookup, 3, right=False) == [4, 2, 1]
-    assert (lookup.drafted, lookup.accepted) == (7, 0)
-    assert lengths_of(lookup, PAUSE_STEPS, right=False) == [0] * PAUSE_STEPS
+    lookup = PromptLookup(4, first=1)
     assert lengths_of(lookup, 4, right=True) == [1, 2, 4, 4]
+    assert lengths_of(lookup, 3, right=False) == [4, 2, 1]
     assert (lookup.drafted, lookup.accepted) == (18, 11)
+    assert lengths_of(lookup, PAUSE_STEPS, right=False) == [0] * PAUSE_STEPS
+    assert lengths_of(PromptLookup(4), 4, right=False) == [4, 2, 1, 0]
 
 
 def test_guesses_that_cost_nothing_go_on() -> None:
     lookup = PromptLookup(4)
     for _ in range(9):
-        lookup.learn(4, 0, free=True)
-    assert len(lookup.draft(np.array([4, 4]), 9)) == 4
+        assert len(lookup.draft(np.array([4, 4]), 9, free=True)) == 4
+        lookup.learn(4, 0)
 
 
 def test_no_guesses_stay_none() -> None:

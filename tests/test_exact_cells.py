@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +13,7 @@ from device_agent.exact_trial import Trial
 from device_agent.plan import Schedule
 from host.exact import run
 from host.exact.cells import BASELINES, PIPESWITCH_FP32, PIPESWITCH_INT8, Cell, Flash, Subject, Way, cells, ways
-from host.exact.cgroup import Cgroup, disk_of
+from host.exact.cgroup import Cgroup
 from host.exact.measure import Measured, measure
 from host.exact.results import compare, read_results, write_results
 from host.exact.run import RESULTS_FILE, TABLE_FILE, run_cells
@@ -150,10 +149,11 @@ def test_without_control_groups_the_reason_is_told(tmp_path: Path) -> None:
         Cgroup(tmp_path)
 
 
-def test_a_disk_is_named_by_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "stat", lambda _self: SimpleNamespace(st_dev=(254 << 8) | 3))
-    monkeypatch.setattr(Path, "exists", lambda _self: False)
-    assert disk_of(Path("x")) == "254:3"
+@pytest.mark.usefixtures("kernel")
+def test_a_file_that_is_on_no_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("host.exact.cgroup.disk_of", lambda _path: None)
+    with Cgroup() as group, pytest.raises(DeviceError, match="not on a disk"):
+        group.throttle_reads(Path("x"), 1)
 
 
 def test_a_store_is_compared_from_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sti: Sti) -> None:

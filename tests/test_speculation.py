@@ -110,7 +110,8 @@ def test_end_tokens_end_a_text_where_they_would(stores: Stores, tmp_path: Path) 
 @pytest.mark.parametrize("texts", [2, 3, 4])
 def test_texts_that_share_passes_get_what_they_get_alone(texts: int, stores: Stores) -> None:
     with engine_of(stores("llama"), 0) as plain, engine_of(stores("llama"), 7) as engine:
-        options = [GenerateOptions(20 - 3 * number, peaked(number)) for number in range(texts)]
+        samplings = [Sampling(), *map(peaked, SEEDS)][:texts]
+        options = [GenerateOptions(20 - 3 * number, sampling) for number, sampling in enumerate(samplings)]
         alone = [plain.generate(*asked).ids for asked in zip(PROMPTS, options, strict=False)]
         desk = CompletionDesk()
         told: list[list[str]] = [[] for _ in options]

@@ -51,18 +51,6 @@ def limited(limits: Limits, disk: str | None, root: Path = ROOT) -> Iterator[Gro
         yield Group(tuple(dict.fromkeys(maker.folders)), Limits(read))
 
 
-def disk_of(path: Path, devices: Path = Path("/sys/dev/block")) -> str | None:
-    """MAJOR:MINOR of the whole disk that holds a file; None if it is not on a disk."""
-    number = path.stat().st_dev
-    name = f"{os.major(number)}:{os.minor(number)}"
-    entry = devices / name
-    if not entry.exists():
-        return None
-    if (entry / "partition").exists():  # limits are of whole disks
-        return (entry.resolve().parent / "dev").read_text().strip()
-    return name
-
-
 @dataclass(frozen=True, slots=True)
 class _Maker:
     """Makes groups below a root; the stack removes them."""

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from device_agent.costs import DeviceCosts
 from device_agent.costs_file import read_costs
-from host.bench.cgroups import Group, Limits, disk_of, limited
+from host.bench.cgroups import Group, Limits, limited
 from host.bench.settings import Setting
 from host.client import AgentClient
 from host.device import STORES
+from host.disk import disk_of
 from host.local_device import LocalDevice
 from shard_store.errors import DeviceError
 

@@ -1,11 +1,11 @@
 """A control group for one process: the kernel caps its memory, slows down its flash, and says what it took."""
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from host.disk import disk_of
 from shard_store.errors import DeviceError
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -56,6 +56,8 @@ class Cgroup:
     def throttle_reads(self, path: Path, bytes_per_s: int) -> None:
         """Read no faster from the disk that holds a path. Raises DeviceError if the kernel refuses."""
         disk = disk_of(path)
+        if disk is None:
+            raise DeviceError(f"{path}: not on a disk, so its reads cannot be slowed down; choose a folder on one")
         if self._unified:
             _write(self._blocks / "io.max", f"{disk} rbps={bytes_per_s}")
         else:
@@ -110,15 +112,6 @@ class Cgroup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def disk_of(path: Path) -> str:
-    """The whole disk under a file, as MAJOR:MINOR: partitions cannot be throttled."""
-    number = path.stat().st_dev
-    block = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
-    if (block / "partition").exists():
-        return (block.resolve().parent / "dev").read_text("ascii").strip()
-    return f"{os.major(number)}:{os.minor(number)}"
 
 
 def _write(file: Path, value: str) -> None:
