@@ -65,5 +65,5 @@ class Lateness:
     def _shown(self) -> float:
         if len(self._late) < FEW_RUNS:
             return self.margin
-        late = sorted(self._late)[int(_KEPT_SHARE * len(self._late))]
+        late = sorted(self._late)[math.ceil(_KEPT_SHARE * len(self._late)) - 1]
         return min(max(math.ceil(late / _STEP - 1e-9) * _STEP, LEAST_MARGIN), _MOST)

@@ -41,7 +41,7 @@ def test_no_margin_takes_more_than_a_third_of_the_target() -> None:
 def test_a_margin_shrinks_only_when_many_runs_have_shown_that_it_can() -> None:
     lateness = after(*[1.25] * 5)
     lateness.adjust()
-    for _ in range(RUNS - 2):
+    for _ in range(RUNS - 3):
         lateness.observe(1.0)
         assert not lateness.outgrown
     lateness.observe(1.0)

@@ -60,8 +60,8 @@ class Probe:
     def elastic(self, target_ms: float, memory_bytes: int) -> Timed:
         """Requests with a target, which the agent plans for."""
         options = RunOptions(target_ms=target_ms, memory_mb=memory_bytes / MIB, show_plan=True, truncate=True)
-        self._settle(options, self.pause_s + 2 * target_ms / 1e3)
-        runs = self._runs(options)
+        settled = self._settle(options, self.pause_s + 2 * target_ms / 1e3)
+        runs = self._runs(options, waking=_by_plan_of(settled, options))
         last = runs[-1]
         plans: list[Plan] = []
         samples = []
@@ -78,7 +78,8 @@ class Probe:
         options = self._options(baseline.plan, baseline.predicted_peak_bytes)
         self._warm_up(options)
         samples = [
-            self._sample(run, 0, baseline.predicted_ms, baseline.predicted_peak_bytes) for run in self._runs(options)
+            self._sample(run, 0, baseline.predicted_ms, baseline.predicted_peak_bytes)
+            for run in self._runs(options, waking=options)
         ]
         reason = (
             None if baseline.fits else f"no submodel is predicted within the target; the fastest is {_shape(baseline)}"
@@ -89,7 +90,7 @@ class Probe:
         """Answers of a plan, without predictions."""
         options = self._options(plan, memory_bytes)
         self._warm_up(options)
-        return tuple(run.answer_ms for run in self._runs(options))
+        return tuple(run.answer_ms for run in self._runs(options, waking=options))
 
     def _options(self, plan: Plan, memory_bytes: int) -> RunOptions:
         return RunOptions(plan=plan_document(plan), memory_mb=(memory_bytes + _ROUNDING_BYTES) / MIB, truncate=True)
@@ -98,28 +99,31 @@ class Probe:
         for text in islice(cycle(self.texts), WARM_UP):
             self._ask(text, options)
 
-    def _settle(self, options: RunOptions, pause_s: float) -> None:
+    def _settle(self, options: RunOptions, pause_s: float) -> Run:
         """Ask until a whole round runs one plan, so that costs have been corrected by what runs show.
 
         Rests within a round are those of requests that count. After longer ones everything is slower; so a request
-        without a target, which teaches nothing, comes before each round.
+        with a given plan, which teaches nothing, comes before each round: the last one's, which changes nothing either.
         """
-        before: list[object] = []
+        before: Run | None = None
         for _ in range(_MOST_ROUNDS):
-            plans: list[object] = []
-            self._ask(self.texts[0], _WAKING)
+            self._ask(self.texts[0], _by_plan_of(before, options) if before else _WAKING)
+            runs = []
             for text in islice(cycle(self.texts), ROUND):
                 time.sleep(REST_S)
-                plans.append(self._ask(text, options).plans)
+                runs.append(self._ask(text, options))
             time.sleep(pause_s)
-            if before and all(plan == before[-1] for plan in plans):
+            settled = before is not None and all(run.plans == before.plans for run in runs)
+            before = runs[-1]
+            if settled:
                 break
-            before = plans
+        assert before is not None
+        return before
 
-    def _runs(self, options: RunOptions) -> list[Run]:
+    def _runs(self, options: RunOptions, waking: RunOptions) -> list[Run]:
         runs: list[Run] = []
         started = time.monotonic()
-        self._ask(self.texts[0], _WAKING)
+        self._ask(self.texts[0], waking)
         for text in islice(cycle(self.texts), self.repeats):
             time.sleep(REST_S)
             runs.append(self._ask(text, options))
@@ -146,6 +150,12 @@ class Probe:
             process_growth_bytes=run.process_peak_bytes - self.session.idle_bytes,
             **phases,
         )
+
+
+def _by_plan_of(run: Run, options: RunOptions) -> RunOptions:
+    """The same as was run for a target, but by its plan."""
+    (document,) = run.plans or ()
+    return replace(options, target_ms=None, plan=document, show_plan=False)
 
 
 def _shape(baseline: Baseline) -> str:
