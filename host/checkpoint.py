@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from host.encoder_config import EncoderConfig, ProblemType, read_config, read_model_type
+from host.encoder_config import EncoderConfig, ProblemType, read_model_type
 from host.families import (
     EMBEDDING_NORM,
     POSITION_TABLE,
@@ -16,6 +16,7 @@ from host.families import (
 )
 from host.head import Head, HeadDense
 from host.hub import locate
+from host.model_config import read_model_config
 from host.sentence_pooling import SentencePooling, read_sentence_pooling
 from host.tokenizer_file import read_max_tokens, read_tokenizer
 from host.weight_files import WeightFiles, open_weights
@@ -123,7 +124,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     """
     folder = locate(source)
     family = find_family(read_model_type(folder))
-    config = read_config(folder)
+    config = read_model_config(folder, EncoderConfig)
     kind = family.head_kind(config.architectures[0])
     offset = _position_offset(config, family)
     files = open_weights(folder, family.prefix)

@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter
 
 from host.json_file import read_json
-from shard_store.errors import CheckpointError, FormatError
 from shard_store.geometry import Activation, Geometry
 
 # transformers' names; gelu_fast is the tanh form written differently
@@ -113,21 +112,3 @@ def read_model_type(folder: Path) -> str:
         CheckpointError: missing or malformed.
     """
     return read_json(folder / "config.json", TypeAdapter(_ModelType)).model_type
-
-
-def read_config(folder: Path) -> EncoderConfig:
-    """Read and check config.json.
-
-    Raises:
-        CheckpointError: missing, malformed, or with a size or an option that is not supported.
-    """
-    path = folder / "config.json"
-    config = read_json(path, TypeAdapter(EncoderConfig))
-    problem = config.unsupported()
-    if problem is not None:
-        raise CheckpointError(f"{path}: {problem}")
-    try:
-        config.geometry(slices=1)
-    except FormatError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return config

@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from host.decoder_options import TokenIds, read_generation
 from host.encoder_config import ACTIVATIONS
 from host.head import LANGUAGE_MODEL, Head
-from host.json_file import read_json
+from host.model_config import read_model_config
 from host.tokenizer_file import read_max_tokens, read_tokenizer
 from host.weight_files import WeightFiles, open_weights
 from host.weights import Float32Array, LayerNorm, LayerWeights, Linear, TableArray, smallest_table
-from shard_store.errors import CheckpointError, FormatError
 from shard_store.generation import Generation
 from shard_store.geometry import Geometry
 from shard_store.layer_spec import LayerSpec, NormPosition
@@ -135,16 +134,7 @@ class Gpt2Checkpoint:
 
 def load_gpt2(folder: Path) -> Gpt2Checkpoint:
     """Open a model directory and check everything but the values. Raises CheckpointError."""
-    path = folder / "config.json"
-    config = read_json(path, TypeAdapter(Gpt2Config))
-    problem = config.unsupported()
-    try:
-        if problem is None:
-            config.geometry(1)
-    except FormatError as error:
-        problem = str(error)
-    if problem is not None:
-        raise CheckpointError(f"{path}: {problem}")
+    config = read_model_config(folder, Gpt2Config)
     files = open_weights(folder, "transformer.")
     buffers = (f"h.{layer}.attn.{name}" for layer in range(config.n_layer) for name in ("bias", "masked_bias"))
     files.check(_shapes(config), (*buffers, "lm_head."))

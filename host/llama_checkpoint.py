@@ -7,7 +7,8 @@ import numpy as np
 
 from host.decoder_options import read_generation
 from host.head import LANGUAGE_MODEL, Head
-from host.llama_config import LlamaConfig, read_llama_config
+from host.llama_config import LlamaConfig
+from host.model_config import read_model_config
 from host.tokenizer_file import read_max_tokens, read_tokenizer
 from host.weight_files import WeightFiles, open_weights
 from host.weights import Float32Array, LayerNorm, LayerWeights, Linear, TableArray, smallest_table
@@ -87,7 +88,7 @@ class LlamaCheckpoint:
 
 def load_llama(folder: Path) -> LlamaCheckpoint:
     """Open a model directory and check everything but the values. Raises CheckpointError."""
-    config = read_llama_config(folder)
+    config = read_model_config(folder, LlamaConfig)
     files = open_weights(folder, "model.")
     buffers = (f"layers.{layer}.self_attn.rotary_emb." for layer in range(config.num_hidden_layers))
     files.check(_shapes(config), (*buffers, *(("lm_head.",) if config.tie_word_embeddings else ())))

@@ -1,17 +1,14 @@
 """The config.json of Llama-style decoders, and the angles of their rotary positions."""
 
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from host.decoder_options import TokenIds
 from host.encoder_config import ACTIVATIONS
-from host.json_file import read_json
 from host.weights import Float32Array
-from shard_store.errors import CheckpointError, FormatError
 from shard_store.geometry import Activation, Geometry
 from shard_store.layer_spec import LayerSpec, NormKind, NormPosition, Positions
 
@@ -98,6 +95,10 @@ class LlamaConfig(BaseModel):
             return "use_sliding_window is true, must be false"
         if self.quantization_config is not None:
             return "quantization_config is set, must be absent (float weights)"
+        try:
+            self.rope()
+        except ValidationError:
+            return "rope_scaling or rope_parameters are not supported; known rope_type: default, linear, llama3"
         return None
 
     def rope(self) -> _Rope:
@@ -123,21 +124,3 @@ def _stretched(frequencies: Float32Array, rope: _Rope) -> Float32Array:
     turns = rope.original_max_position_embeddings * frequencies / (2 * math.pi)
     kept = np.clip((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0, 1.0)
     return np.asarray(frequencies * (kept + (1 - kept) / rope.factor), np.float32)
-
-
-def read_llama_config(folder: Path) -> LlamaConfig:
-    """Read and check config.json. Raises CheckpointError if it is missing, malformed or not supported."""
-    path = folder / "config.json"
-    config = read_json(path, TypeAdapter(LlamaConfig))
-    problem = config.unsupported()
-    try:
-        if problem is None:
-            config.geometry(1)
-            config.rope()
-    except FormatError as error:
-        problem = str(error)
-    except ValueError:
-        problem = "rope_scaling or rope_parameters are not supported; known rope_type: default, linear, llama3"
-    if problem is not None:
-        raise CheckpointError(f"{path}: {problem}")
-    return config

@@ -7,7 +7,8 @@ import numpy as np
 
 from host.encoder_config import ProblemType
 from host.head import Head, HeadDense
-from host.vision_config import VisionConfig, read_image_input, read_vision_config
+from host.model_config import read_model_config
+from host.vision_config import VisionConfig, read_image_input
 from host.weight_files import WeightFiles, open_weights
 from host.weights import Float32Array, LayerNorm, LayerWeights, Linear, TableArray, smallest_table
 from shard_store.errors import CheckpointError
@@ -91,7 +92,7 @@ class VisionCheckpoint:
 
 def load_vision_checkpoint(folder: Path) -> VisionCheckpoint:
     """Open a model directory and check everything but the values. Raises CheckpointError."""
-    config = read_vision_config(folder)
+    config = read_model_config(folder, VisionConfig)
     if config.architectures[0] not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise CheckpointError(f"config.json: {config.architectures[0]!r} is not supported for vit; known: {known}")

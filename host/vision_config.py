@@ -97,21 +97,6 @@ class _Preprocessor(BaseModel):
     crop_pct: float | None = None
 
 
-def read_vision_config(folder: Path) -> VisionConfig:
-    """Read and check config.json. Raises CheckpointError if it is missing, malformed or not supported."""
-    path = folder / "config.json"
-    config = read_json(path, TypeAdapter(VisionConfig))
-    problem = config.unsupported()
-    try:
-        if problem is None:
-            config.geometry(1)
-    except FormatError as error:
-        problem = str(error)
-    if problem is not None:
-        raise CheckpointError(f"{path}: {problem}")
-    return config
-
-
 def read_image_input(folder: Path, config: VisionConfig) -> ImageInput:
     """Read preprocessor_config.json. Raises CheckpointError if it asks for what is not supported."""
     path = folder / "preprocessor_config.json"

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from host.encoder_config import read_config, read_model_type
+from host.encoder_config import EncoderConfig, read_model_type
+from host.model_config import read_model_config
 from shard_store.errors import CheckpointError
 from shard_store.geometry import Activation
 from tests.model_copies import copy_model, edit_json
@@ -36,7 +37,7 @@ def model(tmp_path: Path) -> Path:
 def test_refused_with_the_key_and_the_value(model: Path, changes: dict[str, object], message: str) -> None:
     edit_json(model / "config.json", **changes)
     with pytest.raises(CheckpointError, match=rf"config\.json: {message}") as caught:
-        read_config(model)
+        read_model_config(model, EncoderConfig)
     assert "\n" not in str(caught.value)
 
 
@@ -46,7 +47,7 @@ def test_refused_with_the_key_and_the_value(model: Path, changes: dict[str, obje
 )
 def test_activations(model: Path, name: str, expected: Activation) -> None:
     edit_json(model / "config.json", hidden_act=name)
-    assert read_config(model).activation is expected
+    assert read_model_config(model, EncoderConfig).activation is expected
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "\xff"])
@@ -64,4 +65,4 @@ def test_missing(tmp_path: Path) -> None:
 
 def test_labels_without_names(model: Path) -> None:
     edit_json(model / "config.json", id2label=..., num_labels=3)
-    assert read_config(model).labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert read_model_config(model, EncoderConfig).labels == ("LABEL_0", "LABEL_1", "LABEL_2")
