@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--flash-mb-s", nargs="+", type=float, metavar="MB", help="speeds of the flash; 0: as it is")
     parser.add_argument("--requests", type=int, default=5, help="timed requests of a cell (default: %(default)s)")
+    parser.add_argument("--planned", action="store_true", help="only PIPELOAD as planned for each cap, no baselines")
     parser.add_argument("--quick", action="store_true", help="GPT-2 only, on two speeds of flash, two requests")
     parser.add_argument("--fresh", action="store_true", help="measure again what the folder already holds")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each cell")
@@ -63,6 +64,8 @@ def main() -> None:
     requests = 2 if options.quick else options.requests
     try:
         chosen = [cell for name in names for cell in cells_of(MODELS[name], options.folder, speeds)]
+        if options.planned:
+            chosen = [cell for cell in chosen if cell.way.cap_bytes is not None]
         with progress_bar() as progress:
             comparisons = run_cells(chosen, options.folder, requests, progress, fresh=options.fresh)
     except StiError as error:
