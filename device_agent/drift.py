@@ -31,12 +31,12 @@ class Drift:
 
     def __init__(self) -> None:
         self.factors = Factors()
-        self._used = Factors()
+        self.used = Factors()  # what predictions are made with
         self._shown = deque([Factors()] * _RUNS, maxlen=_RUNS)
 
     def observe(self, predicted: PhaseTimes, measured: PhaseTimes, agents: int = 1) -> None:
         """Take note of one pass. Several agents wait for each other in phases that are not theirs."""
-        used = self._used
+        used = self.used
         crowded = agents > 1
         self._shown.append(
             Factors(
@@ -53,24 +53,28 @@ class Drift:
         )
         self.factors = Factors(*(median(shown) for shown in zip(*map(astuple, self._shown), strict=True)))
 
-    def correct(self, costs: DeviceCosts) -> DeviceCosts:
-        """The costs as they are now, from those that were measured; they are taken as in use from here on."""
-        self._used = self.factors
-        read, prepare, execute = self.factors.read, self.factors.prepare, self.factors.execute
-        return replace(
-            costs,
-            read=ReadCost(costs.read.latency_ms * read, costs.read.bytes_per_ms / read),
-            prepare={
-                kind: PrepareCost(cost.layer_ms * prepare, {bits: ms * prepare for bits, ms in cost.shard_ms.items()})
-                for kind, cost in costs.prepare.items()
-            },
-            execute={
-                kind: {sequence: tuple(ms * execute for ms in row) for sequence, row in rows.items()}
-                for kind, rows in costs.execute.items()
-            },
-            pass_ms=costs.pass_ms * self.factors.outside,
-            crowding_factor=min(max(costs.crowding_factor * self.factors.crowding, 1.0), MOST_CROWDING),
-        )
+    def use(self, factors: Factors) -> None:
+        """From here on predictions are made with costs that were corrected by these."""
+        self.used = factors
+
+
+def corrected(costs: DeviceCosts, factors: Factors) -> DeviceCosts:
+    """The costs as they are now, from those that were measured."""
+    read, prepare, execute = factors.read, factors.prepare, factors.execute
+    return replace(
+        costs,
+        read=ReadCost(costs.read.latency_ms * read, costs.read.bytes_per_ms / read),
+        prepare={
+            kind: PrepareCost(cost.layer_ms * prepare, {bits: ms * prepare for bits, ms in cost.shard_ms.items()})
+            for kind, cost in costs.prepare.items()
+        },
+        execute={
+            kind: {sequence: tuple(ms * execute for ms in row) for sequence, row in rows.items()}
+            for kind, rows in costs.execute.items()
+        },
+        pass_ms=costs.pass_ms * factors.outside,
+        crowding_factor=min(max(costs.crowding_factor * factors.crowding, 1.0), MOST_CROWDING),
+    )
 
 
 def _shown(used: float, predicted_ms: float, measured_ms: float) -> float:

@@ -224,6 +224,11 @@ class Pipeline:
         going = set(self._without_room(job))
         return sum(self._kept[key].nbytes for key in self._idle(job) if key not in going)
 
+    @property
+    def held_bytes(self) -> int:
+        """What the model takes now."""
+        return self._ledger.held_bytes
+
     def present(self, plan: Plan, sequence: int) -> frozenset[int]:
         """The layers of a plan that are in memory already, in the form that it wants them."""
         kept = (layer for layer in plan.layers if layer.residency is Residency.RESIDENT)

@@ -95,7 +95,8 @@ class TargetRuns:
         job, settled = (
             self.fit(plan, batch.sequence, texts, self.budget_bytes) for plan in (decision.plan, decision.settled)
         )
-        held_bytes = job.footprint.peak_bytes(job.plan) + self.pipeline.idle_bytes(job)
+        # what earlier runs left counts, too, if only until this one makes room
+        held_bytes = max(self.pipeline.held_bytes, job.footprint.peak_bytes(job.plan) + self.pipeline.idle_bytes(job))
         return Run(job, replace(decision.promise, predicted_peak_bytes=held_bytes), settled)
 
     def _share_ms(self, batch: Batch) -> float:

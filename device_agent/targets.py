@@ -83,9 +83,11 @@ class Targets:
 
     def settle(self, interrupted: Callable[[], bool]) -> bool:
         """Load what the last plan for a target keeps in memory. False if interrupted; call again when there is time."""
-        if self._learned and self.elastic.refresh():
+        if self._learned and self.elastic.refresh(interrupted):
             self._wanted = self._latest_choice()
-        self._learned = False
+        self._learned = self._learned and self.elastic.renewing
+        if self._learned:
+            return False
         if self._wanted is None:
             return True
         done = self._pipeline.settle(self._wanted, interrupted)

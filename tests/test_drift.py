@@ -1,6 +1,6 @@
 import pytest
 
-from device_agent.drift import Drift, Factors
+from device_agent.drift import Drift, Factors, corrected
 from device_agent.phases import PhaseTimes
 from tests.costs import small_costs
 
@@ -23,16 +23,16 @@ def after(*runs: PhaseTimes, agents: int = 1) -> Drift:
 
 def test_what_comes_as_expected_changes_nothing() -> None:
     drift = after(*[slower(1.02, 0.98, 1.0)] * 20)
-    assert drift.correct(small_costs()).read.latency_ms == pytest.approx(0.25, rel=0.05)
+    assert corrected(small_costs(), drift.factors).read.latency_ms == pytest.approx(0.25, rel=0.05)
 
 
 def test_slower_flash_is_followed_within_a_few_runs() -> None:
     assert after(*[slower(read=3.0)] * 2).factors.read == 1.0
     drift = after(*[slower(read=3.0)] * 3)
-    costs = drift.correct(small_costs())
+    costs = corrected(small_costs(), drift.factors)
     assert costs.read.ms(1000) == pytest.approx(3 * small_costs().read.ms(1000), rel=0.05)
     assert costs.prepare == small_costs().prepare and costs.execute == small_costs().execute
-    # from here on predictions are made with the corrected costs
+    drift.use(drift.factors)
     for _ in range(5):
         drift.observe(PhaseTimes(30.0, 4.0, 8.0, total_ms=40.0, outside_ms=2.0), slower(read=3.0))
     assert drift.factors.read == pytest.approx(3.0)
@@ -45,8 +45,8 @@ def test_faster_is_followed_as_slower_is() -> None:
 
 def test_what_an_answer_takes_besides_its_pass_is_followed_too() -> None:
     drift = after(*[slower(outside=2.0)] * 3)
-    assert drift.correct(small_costs()).pass_ms == pytest.approx(2 * small_costs().pass_ms)
-    assert drift.correct(small_costs()).read == small_costs().read
+    assert corrected(small_costs(), drift.factors).pass_ms == pytest.approx(2 * small_costs().pass_ms)
+    assert corrected(small_costs(), drift.factors).read == small_costs().read
 
 
 def test_hiccups_are_not_believed() -> None:
@@ -57,9 +57,9 @@ def test_of_several_agents_only_the_whole_pass_tells() -> None:
     late = PhaseTimes(read_ms=90.0, prepare_ms=90.0, execute_ms=8.0, total_ms=27.0, outside_ms=2.0)
     drift = after(late, late, late, agents=2)
     assert drift.factors == Factors(crowding=drift.factors.crowding)
-    assert drift.correct(small_costs()).crowding_factor == pytest.approx(1.5**2)
+    assert corrected(small_costs(), drift.factors).crowding_factor == pytest.approx(1.5**2)
     early = PhaseTimes(execute_ms=8.0, total_ms=9.0, outside_ms=2.0)
-    assert after(early, early, early, agents=2).correct(small_costs()).crowding_factor == 1.0
+    assert corrected(small_costs(), after(early, early, early, agents=2).factors).crowding_factor == 1.0
 
 
 def test_phases_that_take_no_time_say_nothing() -> None:

@@ -191,6 +191,15 @@ def test_the_promised_memory_is_what_the_ledger_sees_at_most(engine: Engine) -> 
         engine.settle(lambda: False)
 
 
+def test_what_earlier_runs_left_in_memory_is_promised_too(engine: Engine) -> None:
+    engine.answer([TEXT], goal=SLOW)
+    engine.settle(lambda: False)
+    held_bytes = engine.ledger.held_bytes
+    report = engine.answer([TEXT], goal=Goal(SLOW.target_ms, memory_bytes=held_bytes - 1)).report
+    assert report.outcome is not None
+    assert report.model_peak_bytes == report.outcome.predicted_peak_bytes == held_bytes
+
+
 def test_runs_correct_the_costs(learner: Engine) -> None:
     before = learner.elastic.costs
     for _ in range(12):

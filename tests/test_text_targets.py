@@ -115,7 +115,7 @@ def test_the_cache_and_the_head_are_taken_off_the_budget(engine: Engine) -> None
     cache = model.open_cache(run.plan, 60)
     model.close_cache(cache)
     least = engine.texts.run(1e6, 1).promise.predicted_peak_bytes
-    assert engine.elastic._facts.fixed_bytes == engine._fixed_bytes + model.head.working_bytes
+    assert engine.elastic._outlook.facts.fixed_bytes == engine._fixed_bytes + model.head.working_bytes
     engine.budget_bytes = least
     assert engine.texts.run(1e6, 60).promise.predicted_peak_bytes <= least
     engine.budget_bytes = model.head.working_bytes + MIB
