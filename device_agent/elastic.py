@@ -18,6 +18,7 @@ from device_agent.planning.choice import Choice
 from device_agent.planning.facts import Facts, LayerKey
 from device_agent.planning.latency import Forecast
 from device_agent.promise import Promise
+from shard_store.bitpack import CODE_PLANES
 from shard_store.errors import BudgetError
 
 _ASKS_KEPT = 4  # that are planned anew when costs change
@@ -120,9 +121,10 @@ class Elastic:
         self._renewal = None
         self._outlook = Outlook(replace(self._outlook.facts, layer_memory=layer_memory), self._margins())
 
-    def observe(self, promised: PhaseTimes, measured: PhaseTimes, loading_agents: int) -> None:
+    def observe(self, promised: PhaseTimes, measured: PhaseTimes, plan: Plan) -> None:
         """Learn from a pass for the latest ask; what it shows is used once a `refresh` is through."""
-        self._drift.observe(promised, measured, loading_agents)
+        share = _unpacked_share(plan, self.costs)
+        self._drift.observe(promised, measured, plan.loading_agents, unpacked_share=share)
         late = self._late(self.latest)
         if not self.renewing:  # by what is known already, the promise was not a good one
             late.observe((measured.total_ms + measured.outside_ms) / promised.total_ms)
@@ -176,3 +178,15 @@ class Elastic:
         self._outlook = outlook
         self._drift.use(factors)
         self._runs_since_drift = 0
+
+
+def _unpacked_share(plan: Plan, costs: DeviceCosts) -> float:
+    """Of the time that a pass takes to prepare shards, the part at 2 to 6 bits."""
+    shards = [
+        (bits, costs.prepare[layer.kind].shard_ms[bits])
+        for layer in plan.layers
+        if layer.residency is not Residency.RESIDENT
+        for bits in layer.bitwidths
+    ]
+    total_ms = sum(ms for _, ms in shards)
+    return sum(ms for bits, ms in shards if bits in CODE_PLANES) / total_ms if total_ms else 0.0

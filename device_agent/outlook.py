@@ -47,10 +47,13 @@ class Outlook:
         return best if best.met else self._choose(ask)
 
     def hold(self, ask: Ask, old: Choice) -> None:
-        """Go on with the old plan if it will keep the target and is about as good: another takes time to load."""
+        """Go on with the old plan if it will keep the target and is about as good: another takes time to load.
+
+        Half the margin is enough for that: costs that are found by few runs go up and down, and plans should not.
+        """
         best, expected = self.best(ask), self.forecast(old.plan, ask)
         good = old.met and best.met and best.predicted_loss >= _MUCH_BETTER * old.predicted_loss
-        if good and in_time(expected, self.with_margin(ask)):
+        if good and in_time(expected, self.with_margin(ask, share=0.5)):
             self._held[ask] = replace(old, predicted_ms=expected.total_ms)
 
     def forecast(self, plan: Plan, ask: Ask) -> Forecast:
@@ -61,12 +64,12 @@ class Outlook:
         """What a plan takes at most."""
         return self._peak(plan, ask)
 
-    def with_margin(self, ask: Ask) -> Ask:
-        """For a target that is shorter by the margin."""
+    def with_margin(self, ask: Ask, share: float = 1.0) -> Ask:
+        """For a target that is shorter by a share of the margin."""
         if ask.target_ms is None:
             return ask
-        margin = self._margins.get(length_of(ask.target_ms), LEAST_MARGIN)
-        return replace(ask, target_ms=ask.target_ms / margin)
+        beyond = self._margins.get(length_of(ask.target_ms), LEAST_MARGIN) - 1.0
+        return replace(ask, target_ms=ask.target_ms / (1.0 + share * beyond))
 
     def limit(self, ask: Ask, best: Choice) -> Ask:
         """The margin is given up where no plan leaves it."""

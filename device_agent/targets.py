@@ -11,6 +11,7 @@ from device_agent.goal import Goal
 from device_agent.loading import LayerSource
 from device_agent.phases import PhaseTimes, Stopwatch
 from device_agent.pipeline import Pass, Pipeline
+from device_agent.plan import Plan
 from device_agent.planning.ask import Ask
 from device_agent.promise import Promise
 from device_agent.runs import Run, TargetRuns
@@ -69,12 +70,12 @@ class Targets:
         """Follow up on a promise: correct the costs, and remember what the next run would like to find in memory."""
         self._learned = False
         if run.promise:
-            self.observe(run.promise, passed, run.job.plan.loading_agents)
+            self.observe(run.promise, passed, run.job.plan)
         self._wanted = run.settled if run.settled != run.job else None  # None also after a run by a given plan
 
-    def observe(self, promise: Promise, passed: PhaseTimes, loading_agents: int) -> None:
+    def observe(self, promise: Promise, passed: PhaseTimes, plan: Plan) -> None:
         """Correct the costs by a pass, from the next time on that nothing waits."""
-        self.elastic.observe(promise.times, passed, loading_agents)
+        self.elastic.observe(promise.times, passed, plan)
         self._learned = True
 
     def want_nothing(self) -> None:

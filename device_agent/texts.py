@@ -77,7 +77,7 @@ class Texts:
 
     def observe(self, run: TextRun, times: PhaseTimes) -> None:
         """Learn from a typical step of a text that had a target."""
-        self._targets.observe(run.promise, times, run.plan.loading_agents)
+        self._targets.observe(run.promise, times, run.plan)
 
     def trim(self) -> None:
         """Free what of the vocabulary's head stays in memory, if anything was ever generated."""

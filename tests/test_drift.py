@@ -2,6 +2,7 @@ import pytest
 
 from device_agent.drift import Drift, Factors, corrected
 from device_agent.phases import PhaseTimes
+from shard_store.template import TemplateKind
 from tests.costs import small_costs
 
 EXPECTED = PhaseTimes(read_ms=10.0, prepare_ms=4.0, execute_ms=8.0, total_ms=20.0, outside_ms=2.0)
@@ -47,6 +48,20 @@ def test_what_an_answer_takes_besides_its_pass_is_followed_too() -> None:
     drift = after(*[slower(outside=2.0)] * 3)
     assert corrected(small_costs(), drift.factors).pass_ms == pytest.approx(2 * small_costs().pass_ms)
     assert corrected(small_costs(), drift.factors).read == small_costs().read
+
+
+def test_one_way_of_preparing_says_nothing_of_the_other() -> None:
+    drift = Drift()
+    for _ in range(5):
+        drift.observe(EXPECTED, slower(prepare=2.0), unpacked_share=0.9)
+    assert drift.factors == Factors(unpack=2.0)
+    costs, before = corrected(small_costs(), drift.factors), small_costs()
+    for bits, factor in ((2, 2.0), (8, 1.0)):
+        found, expected = (one.prepare[TemplateKind.INT8].shard_ms[bits] for one in (costs, before))
+        assert found == pytest.approx(factor * expected)
+    for _ in range(5):
+        drift.observe(EXPECTED, slower(prepare=0.5), unpacked_share=0.5)
+    assert (drift.factors.prepare, drift.factors.unpack) == (0.5, 0.5), "a mixed pass says the same of both"
 
 
 def test_hiccups_are_not_believed() -> None:

@@ -30,8 +30,9 @@ def slowed() -> Iterator[Elastic]:
     elastic = Elastic(random_facts(1, 4, 4, (2, 4, 8)))
     for _ in range(8):
         for ask in ASKS:
-            promise = elastic.decide(ask, nothing).promise
-            elastic.observe(promise.times, slower(promise.times, 2.0), 1)
+            decision = elastic.decide(ask, nothing)
+            times = decision.promise.times
+            elastic.observe(times, slower(times, 2.0), decision.plan)
     yield elastic
 
 
@@ -58,17 +59,16 @@ def test_without_a_rest_costs_are_corrected_all_the_same(slowed: Elastic) -> Non
     costs = slowed.costs
     slowed.refresh(lambda: True)
     for _ in range(20):
-        promise = slowed.decide(ASKS[0], nothing).promise
-        slowed.observe(promise.times, slower(promise.times, 2.0), 1)
+        decision = slowed.decide(ASKS[0], nothing)
+        times = decision.promise.times
+        slowed.observe(times, slower(times, 2.0), decision.plan)
     assert slowed.costs != costs
 
 
 def test_runs_that_go_as_promised_change_nothing() -> None:
     elastic = Elastic(random_facts(1, 4, 4, (2, 4, 8)))
     for _ in range(20):
-        times = elastic.decide(ASKS[0], nothing).promise.times
-        elastic.observe(times, PhaseTimes(
-            times.read_ms, times.prepare_ms, times.execute_ms,
-            total_ms=times.total_ms - times.outside_ms, outside_ms=times.outside_ms,
-        ), 1)  # fmt: skip
+        decision = elastic.decide(ASKS[0], nothing)
+        times = decision.promise.times
+        elastic.observe(times, slower(times, 1.0), decision.plan)
         assert not elastic.refresh()

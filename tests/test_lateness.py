@@ -24,6 +24,15 @@ def test_few_runs_say_nothing() -> None:
     assert lateness.outgrown and lateness.off
 
 
+def test_the_first_run_of_all_is_a_hiccup() -> None:
+    lateness = after(6.0, *[1.0] * (FEW_RUNS - 1))
+    lateness.adjust()
+    assert lateness.margin == LEAST_MARGIN
+    lateness.observe(1.3)
+    lateness.adjust()
+    assert lateness.margin == pytest.approx(1.3), "the second counts"
+
+
 def test_runs_that_scatter_need_a_margin_that_covers_nineteen_in_twenty() -> None:
     lateness = after(1.18, 1.19, 1.9, *[1.0] * 37)
     assert lateness.outgrown and not lateness.off
@@ -75,6 +84,6 @@ def test_targets_of_about_one_length_share_their_lateness() -> None:
 
 
 def test_how_runs_scatter_outlives_a_correction() -> None:
-    lateness = after(*[1.3, 1.1, 1.3, 1.5, 1.3, 1.3])
+    lateness = after(*[1.3, 1.1, 1.3, 1.5, 1.5, 1.3, 1.3])
     lateness.corrected()
     assert lateness.margin == pytest.approx(1.2)

@@ -60,8 +60,8 @@ class Probe:
     def elastic(self, target_ms: float, memory_bytes: int) -> Timed:
         """Requests with a target, which the agent plans for."""
         options = RunOptions(target_ms=target_ms, memory_mb=memory_bytes / MIB, show_plan=True, truncate=True)
-        settled = self._settle(options, self.pause_s + 2 * target_ms / 1e3)
-        runs = self._runs(options, waking=_by_plan_of(settled, options))
+        self._settle(options, self.pause_s + 2 * target_ms / 1e3)
+        runs = self._runs(options)
         last = runs[-1]
         plans: list[Plan] = []
         samples = []
@@ -78,8 +78,7 @@ class Probe:
         options = self._options(baseline.plan, baseline.predicted_peak_bytes)
         self._warm_up(options)
         samples = [
-            self._sample(run, 0, baseline.predicted_ms, baseline.predicted_peak_bytes)
-            for run in self._runs(options, waking=options)
+            self._sample(run, 0, baseline.predicted_ms, baseline.predicted_peak_bytes) for run in self._runs(options)
         ]
         reason = (
             None if baseline.fits else f"no submodel is predicted within the target; the fastest is {_shape(baseline)}"
@@ -90,7 +89,7 @@ class Probe:
         """Answers of a plan, without predictions."""
         options = self._options(plan, memory_bytes)
         self._warm_up(options)
-        return tuple(run.answer_ms for run in self._runs(options, waking=options))
+        return tuple(run.answer_ms for run in self._runs(options))
 
     def _options(self, plan: Plan, memory_bytes: int) -> RunOptions:
         return RunOptions(plan=plan_document(plan), memory_mb=(memory_bytes + _ROUNDING_BYTES) / MIB, truncate=True)
@@ -99,31 +98,29 @@ class Probe:
         for text in islice(cycle(self.texts), WARM_UP):
             self._ask(text, options)
 
-    def _settle(self, options: RunOptions, pause_s: float) -> Run:
+    def _settle(self, options: RunOptions, pause_s: float) -> None:
         """Ask until a whole round runs one plan, so that costs have been corrected by what runs show.
 
-        Rests within a round are those of requests that count. After longer ones everything is slower; so a request
-        with a given plan, which teaches nothing, comes before each round: the last one's, which changes nothing either.
+        Rests within a round are those of requests that count, and after longer ones everything is slower; so a request
+        with a given plan, which teaches nothing, follows each pause: the last one's, which changes nothing either.
         """
+        self._ask(self.texts[0], _WAKING)
         before: Run | None = None
         for _ in range(_MOST_ROUNDS):
-            self._ask(self.texts[0], _by_plan_of(before, options) if before else _WAKING)
+            if before is not None:
+                time.sleep(pause_s)
+                self._ask(self.texts[0], _by_plan_of(before, options))
             runs = []
             for text in islice(cycle(self.texts), ROUND):
                 time.sleep(REST_S)
                 runs.append(self._ask(text, options))
-            time.sleep(pause_s)
-            settled = before is not None and all(run.plans == before.plans for run in runs)
+            if before is not None and all(run.plans == before.plans for run in runs):
+                return
             before = runs[-1]
-            if settled:
-                break
-        assert before is not None
-        return before
 
-    def _runs(self, options: RunOptions, waking: RunOptions) -> list[Run]:
+    def _runs(self, options: RunOptions) -> list[Run]:
         runs: list[Run] = []
         started = time.monotonic()
-        self._ask(self.texts[0], waking)
         for text in islice(cycle(self.texts), self.repeats):
             time.sleep(REST_S)
             runs.append(self._ask(text, options))
