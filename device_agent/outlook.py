@@ -65,11 +65,11 @@ class Outlook:
         return self._peak(plan, ask)
 
     def with_margin(self, ask: Ask, share: float = 1.0) -> Ask:
-        """For a target that is shorter by a share of the margin."""
+        """For a target that is shorter by a share of the margin, but never by less than the least."""
         if ask.target_ms is None:
             return ask
         beyond = self._margins.get(length_of(ask.target_ms), LEAST_MARGIN) - 1.0
-        return replace(ask, target_ms=ask.target_ms / (1.0 + share * beyond))
+        return replace(ask, target_ms=ask.target_ms / max(1.0 + share * beyond, LEAST_MARGIN))
 
     def limit(self, ask: Ask, best: Choice) -> Ask:
         """The margin is given up where no plan leaves it."""
