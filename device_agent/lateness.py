@@ -9,7 +9,7 @@ FEW_RUNS = 5  # that say something
 LEAST_MARGIN = 1.05
 _KEPT_SHARE = 0.95
 _STEP, _MOST = 0.05, 1.5
-_LATE, _EARLY = 1.06, 0.9  # of the median run: worth to correct costs
+_LATE, _EARLY = 1.03, 0.92  # of the median run: worth to correct costs
 
 
 def length_of(target_ms: float) -> int:
