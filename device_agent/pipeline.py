@@ -195,34 +195,38 @@ class Pipeline:
         self._source.executor.begin_pass(job.plan, job.sequence)
         self._ledger.add(-self._set_aside_bytes)
         self._set_aside_bytes = 0
-        for layer in self._preloaded.keys() - set(job.plan.layers):
-            self._ledger.add(-self._preloaded.pop(layer).nbytes)
         if self._crew is not None and self._crew_bytes != job.footprint.crew_bytes(job.plan):
             self._dismiss_crew()
-        for key in self._without_room(job):
-            self._free(self._kept.pop(key))
+        for layer in self._without_room(job):
+            if isinstance(layer, _Key):
+                self._free(self._kept.pop(layer))
+            else:
+                self._ledger.add(-self._preloaded.pop(layer).nbytes)
 
-    def _idle(self, job: Pass) -> list[_Key]:
+    def _idle(self, job: Pass) -> dict[_Key | LayerPlan, int]:
+        """Layers that are of no use for this pass, oldest first, with their bytes; first those that are as stored."""
         needed = {_key(layer, job.sequence) for layer in job.plan.layers if layer.residency is Residency.RESIDENT}
-        return [key for key in self._kept if key not in needed]
+        idle: dict[_Key | LayerPlan, int] = {
+            layer: held.nbytes for layer, held in self._preloaded.items() if layer not in job.plan.layers
+        }
+        return idle | {key: kept.nbytes for key, kept in self._kept.items() if key not in needed}
 
-    def _without_room(self, job: Pass) -> list[_Key]:
-        """The layers of no use for this pass that must go, oldest first."""
+    def _without_room(self, job: Pass) -> list[_Key | LayerPlan]:
+        """The layers of no use for this pass that must go."""
         idle = self._idle(job)
-        idle_bytes = sum(self._kept[key].nbytes for key in idle)
-        excess_bytes = idle_bytes - (job.budget_bytes - job.footprint.peak_bytes(job.plan))
-        going: list[_Key] = []
-        for key in idle:
+        excess_bytes = sum(idle.values()) - (job.budget_bytes - job.footprint.peak_bytes(job.plan))
+        going: list[_Key | LayerPlan] = []
+        for layer, nbytes in idle.items():
             if excess_bytes <= 0:
                 break
-            excess_bytes -= self._kept[key].nbytes
-            going.append(key)
+            excess_bytes -= nbytes
+            going.append(layer)
         return going
 
     def idle_bytes(self, job: Pass) -> int:
         """Memory of layers that are of no use for a pass but may stay meanwhile."""
-        going = set(self._without_room(job))
-        return sum(self._kept[key].nbytes for key in self._idle(job) if key not in going)
+        idle = self._idle(job)
+        return sum(idle.values()) - sum(idle[layer] for layer in self._without_room(job))
 
     @property
     def held_bytes(self) -> int:

@@ -109,7 +109,7 @@ class Probe:
         for _ in range(_MOST_ROUNDS):
             if before is not None:
                 time.sleep(pause_s)
-                self._ask(self.texts[0], _by_plan_of(before, options))
+                self._ask(self.texts[0], _by_plan_of(before))
             runs = []
             for text in islice(cycle(self.texts), ROUND):
                 time.sleep(REST_S)
@@ -149,10 +149,10 @@ class Probe:
         )
 
 
-def _by_plan_of(run: Run, options: RunOptions) -> RunOptions:
-    """The same as was run for a target, but by its plan."""
+def _by_plan_of(run: Run) -> RunOptions:
+    """The same as was run for a target, but by its plan; in all of the agent's memory, so that nothing has to go."""
     (document,) = run.plans or ()
-    return replace(options, target_ms=None, plan=document, show_plan=False)
+    return RunOptions(plan=document, truncate=True)
 
 
 def _shape(baseline: Baseline) -> str:
