@@ -4,7 +4,7 @@ A budget covers all that the model costs: resident tensors, stored shards, packe
 It does not cover the idle agent itself (Python, the runtime's code, the HTTP server).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Condition
@@ -44,17 +44,20 @@ class Footprint:
     layers: tuple[LayerFootprint, ...]
     stored_bytes: tuple[int, ...]  # each layer's shards as stored
 
-    def peak_bytes(self, plan: Plan) -> int:
-        """The most that the run can hold at one time."""
+    def peak_bytes(self, plan: Plan, there: Container[int] = ()) -> int:
+        """The most that the run can hold at one time. there: the layers that are in memory already."""
         resident = sum(c.ready_bytes for p, c in self._with(plan) if p.residency is Residency.RESIDENT)
         stored = zip(plan.layers, self.stored_bytes, strict=True)
         preloaded = sum(nbytes for layer, nbytes in stored if layer.residency is Residency.PRELOADED)
-        return self.base_bytes(plan) + resident + preloaded + self._most_passing(plan)
+        return self.base_bytes(plan) + resident + preloaded + self._most_passing(plan, there)
 
-    def _most_passing(self, plan: Plan) -> int:
+    def _most_passing(self, plan: Plan, there: Container[int]) -> int:
         """The most that layers on their way take. Frames that wait for layers are held while a resident one loads."""
         ready = _largest_first(c.ready_bytes for p, c in self._with(plan) if p.residency is not Residency.RESIDENT)
-        on_top = _largest_first(c.on_top(p.residency) for p, c in self._with(plan))
+        on_top = _largest_first(
+            0 if p.residency is Residency.RESIDENT and p.layer in there else c.on_top(p.residency)
+            for p, c in self._with(plan)
+        )
         places = plan.layers_in_flight if plan.schedule is Schedule.PIPELINED else len(plan.layers)
         if places == 1:  # learning how to pack leaves no trace where two layers have room, or a read buffer
             on_top = [max(nbytes, self._learning_bytes(plan)) for nbytes in on_top]

@@ -95,8 +95,9 @@ class TargetRuns:
         job, settled = (
             self.fit(plan, batch.sequence, texts, self.budget_bytes) for plan in (decision.plan, decision.settled)
         )
-        # what earlier runs left counts, too, if only until this one makes room
-        held_bytes = max(self.pipeline.held_bytes, job.footprint.peak_bytes(job.plan) + self.pipeline.idle_bytes(job))
+        there = self.pipeline.present(job.plan, batch.sequence)
+        peak_bytes = job.footprint.peak_bytes(job.plan, there) + self.pipeline.idle_bytes(job)
+        held_bytes = max(self.pipeline.held_bytes, peak_bytes)  # what earlier runs left, until this one makes room
         return Run(job, replace(decision.promise, predicted_peak_bytes=held_bytes), settled)
 
     def _share_ms(self, batch: Batch) -> float:

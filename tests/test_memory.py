@@ -131,6 +131,16 @@ def test_the_peak_counts_all_that_is_held() -> None:
     assert footprint.peak_bytes(plan.with_residency(choice)) == 1000 + 500 + 2 * 100 + 10 + 6 + 70 + 7
 
 
+def test_layers_that_are_there_need_not_be_loaded() -> None:
+    layers = (LayerFootprint(10, 5), LayerFootprint(20, 9), LayerFootprint(30, 3))
+    footprint = Footprint(1000, 500, 100, layers, (5, 6, 7))
+    residency = (Residency.RESIDENT, Residency.RESIDENT, Residency.STREAMED)
+    plan = Plan(tuple(LayerPlan(index, (8,), choice) for index, choice in enumerate(residency)), 1, 2)
+    assert footprint.peak_bytes(plan) == 1600 + 60 + 9
+    assert footprint.peak_bytes(plan, {1}) == 1600 + 60 + 5
+    assert footprint.peak_bytes(plan, {0, 1, 2}) == 1600 + 60 + 3, "what is streamed is loaded in every pass"
+
+
 def test_too_small_a_budget_is_told_with_the_numbers() -> None:
     footprint = Footprint(2 * MIB, 0, MIB, (LayerFootprint(3 * MIB, MIB),), (MIB,))
     plan = Plan((LayerPlan(0, (8,)),))
