@@ -96,7 +96,7 @@ class Engine:
             self._source, self._reader, self._pipeline, self._runtime, self.ledger, self.footprint,
             lambda: self.budget_bytes,
         )  # fmt: skip
-        self.texts = Texts(parts, self._encoder, self.targets, self.options.most_drafts, agents)
+        self.texts = Texts(parts, self._encoder, self.targets, self.options.most_drafts)
 
     @property
     def manifest(self) -> Manifest:

@@ -5,7 +5,7 @@ is bounded by construction: a layer is only handed to an agent when an earlier o
 Their bytes are bounded by the admission: an agent waits until its layer has room.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, cycle
@@ -197,7 +197,7 @@ class Pipeline:
         self._set_aside_bytes = 0
         if self._crew is not None and self._crew_bytes != job.footprint.crew_bytes(job.plan):
             self._dismiss_crew()
-        for layer in self._without_room(job):
+        for layer in self._without_room(job, self._idle(job)):
             if isinstance(layer, _Key):
                 self._free(self._kept.pop(layer))
             else:
@@ -211,9 +211,8 @@ class Pipeline:
         }
         return idle | {key: kept.nbytes for key, kept in self._kept.items() if key not in needed}
 
-    def _without_room(self, job: Pass) -> list[_Key | LayerPlan]:
-        """The layers of no use for this pass that must go."""
-        idle = self._idle(job)
+    def _without_room(self, job: Pass, idle: Mapping[_Key | LayerPlan, int]) -> list[_Key | LayerPlan]:
+        """Of the layers of no use for this pass those that must go."""
         excess_bytes = sum(idle.values()) - (job.budget_bytes - job.footprint.peak_bytes(job.plan))
         going: list[_Key | LayerPlan] = []
         for layer, nbytes in idle.items():
@@ -226,7 +225,7 @@ class Pipeline:
     def idle_bytes(self, job: Pass) -> int:
         """Memory of layers that are of no use for a pass but may stay meanwhile."""
         idle = self._idle(job)
-        return sum(idle.values()) - sum(idle[layer] for layer in self._without_room(job))
+        return sum(idle.values()) - sum(idle[layer] for layer in self._without_room(job, idle))
 
     @property
     def held_bytes(self) -> int:

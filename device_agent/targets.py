@@ -28,8 +28,9 @@ class Targets:
     ) -> None:  # fmt: skip
         """costs: this device's, asked for once; loading_agents: None where the planner decides."""
         self.bitwidths = planned_bitwidths(source.store.manifest)
+        self.loading_agents = loading_agents
         self._source, self._pipeline, self._fitting = source, pipeline, fitting
-        self._costs, self._loading_agents = costs, loading_agents
+        self._costs = costs
         self._manifest = source.store.manifest
         self._elastic: Elastic | None = None
         self._refused: frozenset[tuple[int, int]] = frozenset()  # by the executor, as the planner knows
@@ -52,7 +53,7 @@ class Targets:
         """For an answer of so many texts. Raises PlanError for a store without a profile."""
         return TargetRuns(
             self.elastic, self._pipeline, watch, texts, budget_bytes, self._fitting.fit, self.bitwidths,
-            self._loading_agents,
+            self.loading_agents,
         )  # fmt: skip
 
     def check_budget(self, budget_bytes: int) -> None:

@@ -1,6 +1,5 @@
 """An engine's side of generated text: the generator, and plans for the time that a token may take."""
 
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 
@@ -22,14 +21,11 @@ _CAPACITY_STEP = 64  # tokens that a text's cache is planned for are rounded up 
 class Texts:
     """Not thread-safe: the engine serialises. Most of it raises RequestError for a model that generates no text."""
 
-    def __init__(
-        self, parts: Parts, encoder: Encoder, targets: Targets, most_drafts: int, loading_agents: int | None
-    ) -> None:
-        """most_drafts: tokens that are guessed in a step; loading_agents: None where the planner decides."""
+    def __init__(self, parts: Parts, encoder: Encoder, targets: Targets, most_drafts: int) -> None:
+        """most_drafts: tokens that are guessed in a step."""
         self._parts, self._encoder, self._targets = parts, encoder, targets
-        self._most_drafts, self._loading_agents = most_drafts, loading_agents
+        self._most_drafts = most_drafts
         self._manifest = parts.source.store.manifest
-        self._closing = ExitStack()
 
     @property
     def prompts(self) -> PromptEncoder:
@@ -42,7 +38,6 @@ class Texts:
     def generator(self) -> Generator:
         """Begins texts and takes them forward."""
         model = CausalModel(self._parts, self.prompts)
-        self._closing.callback(model.close)
         generation = self._manifest.description.generation
         ends = generation.end_tokens if generation else ()
         return Generator(model, self.prompts, ends, self._most_drafts)
@@ -62,7 +57,7 @@ class Texts:
         taken_bytes = self._parts.budget_bytes() - room_bytes
         ask = Ask(
             min(self._manifest.description.sequences), room_bytes, target_ms=target_ms,
-            loading_agents=self._loading_agents, bitwidths=self._targets.bitwidths,
+            loading_agents=self._targets.loading_agents, bitwidths=self._targets.bitwidths,
         )  # fmt: skip
         elastic = self._targets.elastic
         try:
@@ -81,9 +76,15 @@ class Texts:
 
     def trim(self) -> None:
         """Free what of the vocabulary's head stays in memory, if anything was ever generated."""
-        if "generator" in vars(self):
+        if self._generates:
             self.generator.model.trim()
 
     def close(self) -> None:
         """Free what was taken for generating."""
-        self._closing.close()
+        if self._generates:
+            self.generator.model.close()
+
+    @property
+    def _generates(self) -> bool:
+        """Whether there is a generator already."""
+        return "generator" in vars(self)
