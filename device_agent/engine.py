@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.activations_pool import ActivationsPool
 from device_agent.batches import batches
 from device_agent.causal_model import Parts
 from device_agent.completion import GenerateOptions
@@ -86,6 +87,7 @@ class Engine:
         self._tensors = self._source.resident_tensors
         self._encoder: Encoder = open_encoder(self.store, self._tensors)
         self._pipeline = Pipeline(self._source, self.ledger)
+        self._activations = ActivationsPool(self._runtime, self.manifest.geometry.hidden, self.ledger)
         self._fixed_bytes = RUNNING_BYTES + sum(tensor.nbytes for tensor in self._tensors.values())
         self.ledger.add(self._fixed_bytes)
         costs = (lambda: self.costs) if self.options.plan_agents else None
@@ -123,6 +125,7 @@ class Engine:
         with self._lock:
             self._check_budget(budget_bytes)
             self.budget_bytes = budget_bytes
+            self._activations.clear()
             self._pipeline.shrink(budget_bytes)
             self.texts.trim()
             self.targets.want_nothing()
@@ -255,21 +258,16 @@ class Engine:
         outputs: list[npt.NDArray[np.float32]], cancelled: Callable[[], bool],
     ) -> PhaseTimes:  # fmt: skip
         self._pipeline.make_room(job)  # before the pass takes its first byte
-        with self.ledger.holding(job.footprint.activation_bytes):
-            batch = [Activations(self._runtime, job.sequence, self.manifest.geometry.hidden) for _ in members]
-            try:
-                with self._pace.kept():
-                    for index, activations in zip(members, batch, strict=True):
-                        self._encoder.embed(tokens[index], activations)
-                times = self._pipeline.run(job, batch, cancelled)
+        with self._activations.batch(job.sequence, len(members), job.footprint.activation_bytes) as batch:
+            with self._pace.kept():
                 for index, activations in zip(members, batch, strict=True):
-                    hidden = activations.hidden[: len(tokens[index])]
-                    outputs[index] = apply_head(
-                        hidden, self.manifest.description.head, self._tensors, self.manifest.geometry
-                    )
-            finally:
-                for activations in batch:
-                    activations.close()
+                    self._encoder.embed(tokens[index], activations)
+            times = self._pipeline.run(job, batch, cancelled)
+            for index, activations in zip(members, batch, strict=True):
+                hidden = activations.hidden[: len(tokens[index])]
+                outputs[index] = apply_head(
+                    hidden, self.manifest.description.head, self._tensors, self.manifest.geometry
+                )
         return times
 
     def _chooser(self, plan: Plan | None, goal: Goal, watch: Stopwatch, texts: int) -> Runs:
@@ -309,6 +307,7 @@ class Engine:
         """Free everything that the model holds, and close the store."""
         with self._lock:
             self.texts.close()
+            self._activations.clear()
             self._pipeline.close()
             self._runtime.close()
             self._reader.close()

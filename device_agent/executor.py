@@ -26,6 +26,7 @@ class Activations:
     """The hidden states of one text on their way through the layers, and its attention mask."""
 
     def __init__(self, runtime: Runtime, sequence: int, hidden: int) -> None:
+        self.sequence = sequence
         self._states = [HostTensor(runtime, (1, sequence, hidden)) for _ in range(2)]
         self.mask = HostTensor(runtime, (1, 1, 1, sequence))
 

@@ -14,7 +14,8 @@ from device_agent.litert import CompiledModel, HostTensor, Runtime
 from device_agent.packed_file import PackedFile, PackedTemplate
 from device_agent.packed_layout import Float32s, Int8s, MatrixLayout, PackedMatrix, learn_layout
 from shard_store.errors import ExecutorError
-from shard_store.geometry import Geometry
+from shard_store.geometry import LATTICE_BITWIDTHS, Cut, Geometry
+from shard_store.shard_layout import shard_layout
 from shard_store.template import Template
 
 _LEARNED_FROM, _PROVEN_ON = 1, 2  # seeds
@@ -73,13 +74,27 @@ def _fill(model: LayerModel, template: Template, geometry: Geometry, seed: int) 
 
 
 def _fill_in_place(frame: InPlaceFrame, geometry: Geometry, seed: int) -> None:
+    """As shards do it: the parts of each matrix slice by slice, then the numbers of their rows."""
+    sections, slices = shard_layout(geometry, LATTICE_BITWIDTHS[0]), frame.template.slices
+    numbers = np.zeros((slices, sections.numbers.nbytes // 4), np.int32)
+    shared: dict[str, Float32s] = {name: frame.constants.floats(name) for name in geometry.norm_tensors}
     _fill_norms(frame.constants, geometry, seed)
-    frame.clear_sums()
     for number, matrix in enumerate(geometry.slice_matrices):
         levels, scales, biases = _random_matrix(frame.template, geometry, seed, number)
-        frame.put_matrix(number, 0, 0, levels, levels.sum(axis=1, dtype=np.int32))
-        frame.constants.floats(f"{matrix.name}.scale")[:] = scales
-        frame.constants.floats(f"{matrix.name}.bias")[:] = biases
+        if matrix.cut is Cut.COLUMNS:
+            shared |= {f"{matrix.name}.scale": scales, f"{matrix.name}.bias": biases}
+        else:
+            first = sections.first_rows[number]
+            for section, values in ((sections.scales, scales), (sections.biases, biases)):
+                start = sections.word(section) + first
+                numbers[:, start : start + matrix.rows] = values.view(np.int32).reshape(slices, -1)
+        start = sections.word(sections.sums) + sections.first_sums[number]
+        for index, part in enumerate(np.split(levels, slices, axis=0 if matrix.cut is Cut.ROWS else 1)):
+            frame.put_matrix(number, index, np.ascontiguousarray(part))
+            numbers[index, start : start + matrix.rows] = part.sum(axis=1, dtype=np.int32)
+    frame.fill_layer(shared)
+    for index in range(slices):
+        frame.put_numbers(index, numbers[index])
 
 
 def _random_matrix(template: Template, geometry: Geometry, seed: int, number: int) -> tuple[Int8s, Float32s, Float32s]:

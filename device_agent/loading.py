@@ -23,6 +23,7 @@ from shard_store.template import Template, TemplateKind
 PAGE_BYTES = 4096  # direct reads begin and end on pages
 READ_BYTES = 2 << 20  # one read: enough for a flash device's full rate, little enough to hold one per agent
 _TEMPLATES_KEPT = 16
+_LAYERS_KEPT = 1024  # of all plans that run
 _FULL_SPEED = Pace()
 
 
@@ -55,16 +56,18 @@ class LayerSource:
         self.geometry = store.manifest.geometry
         self.resident_tensors: Mapping[str, npt.NDArray[np.float32]] = store.resident()
         self.template = lru_cache(_TEMPLATES_KEPT)(self._template)
+        self.reads = lru_cache(_LAYERS_KEPT)(self._reads)
+        self.layer_tensors = lru_cache(None)(self._layer_tensors)
 
     def _template(self, layer: LayerPlan, sequence: int) -> Template:
         return self.store.template(layer.kind, len(layer.bitwidths), sequence)
 
-    def layer_tensors(self, layer: int) -> dict[str, npt.NDArray[np.float32]]:
+    def _layer_tensors(self, layer: int) -> Mapping[str, npt.NDArray[np.float32]]:
         """The tensors that belong to a layer as a whole, by slot."""
         names = ((name, f"layer.{layer}.{name}") for name in (*self.geometry.layer_tensors, *SHARED_SCALES))
         return {name: self.resident_tensors[full] for name, full in names if full in self.resident_tensors}
 
-    def reads(self, layer: LayerPlan) -> list[Sequence[ShardKey]]:
+    def _reads(self, layer: LayerPlan) -> tuple[tuple[ShardKey, ...], ...]:
         """The layer's shards in groups that one read each fetches: up to READ_BYTES, or one shard if that is larger."""
         groups: list[list[ShardKey]] = []
         for key in layer.shards():
@@ -72,7 +75,7 @@ class LayerSource:
                 groups[-1].append(key)
             else:
                 groups.append([key])
-        return list(groups)
+        return tuple(map(tuple, groups))
 
     def preload(self, layer: LayerPlan) -> Preloaded:
         """Read all shards of a layer into memory of their own."""

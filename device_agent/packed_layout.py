@@ -48,9 +48,39 @@ class MatrixLayout:
     sum_factor: int
     sum_offset: int
 
+    def places(self, start: int) -> npt.NDArray[np.intp]:
+        """The file's 4-byte words (rows,) that hold a number of each row; start: `sums`, `scales` or `biases`."""
+        if start % 4 or self.stride % 4:
+            raise ExecutorError("packed layout: the numbers of rows are not aligned")
+        rows = np.arange(self.rows)
+        return (start + rows // self.tile * self.stride) // 4 + rows % self.tile
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBlock:
+    """Where a block of a matrix's weights goes.
+
+    runs: rows of the block that lie evenly, and their places (tiles, rows, groups, units); flip: what weights are
+    combined with, if with anything.
+    """
+
+    runs: tuple[tuple[slice, npt.NDArray[Any]], ...]
+    unit: np.dtype[Any]
+    flip: Any
+
+    def put(self, levels: Int8s) -> None:
+        """Write contiguous levels (rows, columns) of the block's shape. Only calls that release the GIL touch many."""
+        units = levels.view(self.unit)  # (rows, columns / unit)
+        for rows, target in self.runs:
+            source = units[rows].reshape(target.shape)
+            if self.flip is None:
+                np.copyto(target, source)
+            else:
+                np.bitwise_xor(source, self.flip, out=target)
+
 
 class PackedMatrix:
-    """A matrix in a packed file, to be overwritten. Only calls that release the GIL touch many weights."""
+    """A matrix in a packed file, to be overwritten."""
 
     def __init__(self, file: Bytes, layout: MatrixLayout) -> None:
         self._layout = layout
@@ -62,42 +92,28 @@ class PackedMatrix:
             file, layout.weights, self._unit, (self._tiles, tile, groups, units),
             (layout.stride, layout.group, tile * layout.group, unit),
         )  # fmt: skip
-        rows = (self._tiles, tile), (layout.stride, 4)
-        self._sums = _strided(file, layout.sums, np.dtype("<i4"), *rows)
-        self._scales = _strided(file, layout.scales, np.dtype("<f4"), *rows)
-        self._biases = _strided(file, layout.biases, np.dtype("<f4"), *rows)
+        rows = np.dtype("<i4"), (self._tiles, tile), (layout.stride, 4)
+        self._rows = tuple(_strided(file, start, *rows) for start in (layout.sums, layout.scales, layout.biases))
 
     @property
     def _tiles(self) -> int:
         return -(-self._layout.rows // self._layout.tile)
 
-    def put_weights(self, first_row: int, first_column: int, levels: Int8s) -> None:
-        """Write contiguous levels (rows, columns) at a place in the matrix; columns must begin and end with a group."""
+    def block(self, first_row: int, rows: int, first_column: int, columns: int) -> PackedBlock:
+        """A part of the matrix. Raises ExecutorError unless its columns begin and end with a group."""
         group, tile = self._layout.group, self._layout.tile
-        columns = slice(first_column // group, (first_column + levels.shape[1]) // group)
-        units = levels.view(self._unit)  # (rows, columns / unit)
-        for row, rows in _runs(first_row, len(levels), tile):
-            height = min(rows, tile)
-            target = self._weights[row // tile : -(-(row + rows) // tile), row % tile : row % tile + height, columns]
-            source = units[row - first_row : row - first_row + rows].reshape(target.shape)
-            if self._flip is None:
-                np.copyto(target, source)
-            else:
-                np.bitwise_xor(source, self._flip, out=target)
-
-    def put_rows(self, sums: npt.NDArray[np.int32], scales: Float32s, biases: Float32s) -> None:
-        """Write the numbers of every row: the sums of its weights, its scale and its bias, (rows,) each."""
-        for row, rows in _runs(0, self._layout.rows, self._layout.tile):
-            height, part = min(rows, self._layout.tile), slice(row, row + rows)
-            tiles = slice(row // self._layout.tile, -(-(row + rows) // self._layout.tile))
-            shape = (-1, height)
-            stored = sums[part] * np.int32(self._layout.sum_factor) + np.int32(self._layout.sum_offset)
-            np.copyto(self._sums[tiles, :height], stored.reshape(shape))
-            np.copyto(self._scales[tiles, :height], scales[part].reshape(shape))
-            np.copyto(self._biases[tiles, :height], biases[part].reshape(shape))
+        if first_column % group or columns % group:
+            raise ExecutorError(f"packed layout: columns {first_column} to {first_column + columns} break groups")
+        parts = slice(first_column // group, (first_column + columns) // group)
+        runs = []
+        for row, count in _runs(first_row, rows, tile):
+            height, tiles = min(count, tile), slice(row // tile, -(-(row + count) // tile))
+            target = self._weights[tiles, row % tile : row % tile + height, parts]
+            runs.append((slice(row - first_row, row - first_row + count), target))
+        return PackedBlock(tuple(runs), self._unit, self._flip)
 
     def clear(self) -> None:
-        """Set to zero all that `put_weights` and `put_rows` write, and the rows that fill the last tile up."""
+        """Set to zero the weights and numbers of all rows, also of those that only fill the last tile up."""
         for view in self._views:
             view[:] = 0
 
@@ -112,7 +128,7 @@ class PackedMatrix:
 
     @property
     def _views(self) -> tuple[npt.NDArray[Any], ...]:
-        return self._weights, self._sums, self._scales, self._biases
+        return self._weights, *self._rows
 
 
 def learn_layout(file: Bytes, weights: Int8s, scales: Float32s, biases: Float32s) -> MatrixLayout:

@@ -1,5 +1,7 @@
 """What the kernel says of memory: this process's and the device's."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +41,12 @@ def anonymous_share(rollup: Path = Path("/proc/self/smaps_rollup")) -> int:
 
 def restart_peak(clear_refs: Path = Path("/proc/self/clear_refs")) -> None:
     """Set the kernel's high-water mark to the present, where it lets us."""
-    try:
-        clear_refs.write_text("5")
-    except OSError:
-        return
+    with suppress(OSError):
+        file = os.open(clear_refs, os.O_WRONLY)
+        try:
+            os.write(file, b"5")
+        finally:
+            os.close(file)
 
 
 def default_budget_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:

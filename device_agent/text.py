@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import cycle, islice
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from shard_store.reader import Store
 MASKED = -10000.0  # added to the attention scores of padding
 _SAMPLE = ("the", "parcel", "has", "not", "arrived", "and", "nobody", "answers", "the", "telephone")
 _SAMPLE_WORDS = 128
+_FEW_TYPES = 16
 
 Text = str | tuple[str, str]
 Input = Text | bytes  # bytes: a PNG or JPEG file
@@ -68,6 +70,19 @@ class TextEncoder:
         self._description = store.manifest.description
         self._tokenizer = open_tokenizer(store)
 
+    @cached_property
+    def _few_types(self) -> npt.NDArray[np.float32] | None:
+        """The rows of all token types, where they are as few as in any known model."""
+        table = self._manifest.row_tables["token_type"]
+        return self._store.rows("token_type", range(table.rows)) if table.rows <= _FEW_TYPES else None
+
+    def _types(self, types: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(tokens, hidden). Raises FormatError for one that the table does not have."""
+        if self._few_types is None or types.max() >= len(self._few_types):
+            return self._store.rows("token_type", types)
+        rows: npt.NDArray[np.float32] = self._few_types[types]
+        return rows
+
     @property
     def max_tokens(self) -> int:
         """The longest input that positions and sequence buckets allow."""
@@ -112,7 +127,7 @@ class TextEncoder:
         positions = np.arange(count, dtype=np.int64) + self._description.position_offset
         summed = self._store.rows("word", tokens.ids) + self._store.rows("position", positions)  # (tokens, hidden)
         if "token_type" in self._manifest.row_tables:
-            summed += self._store.rows("token_type", tokens.types)
+            summed += self._types(tokens.types)
         hidden = activations.hidden
         hidden[:count] = apply_norm(summed, "embedding_norm", self._tensors, self._manifest.geometry)
         hidden[count:] = 0.0

@@ -23,6 +23,9 @@ Int8s = npt.NDArray[np.int8]
 MAGIC = b"SHRD"
 HEADER = struct.Struct("<4sIII")  # magic, bitwidth, number of outliers, length of the payload in bytes
 IDENTITY_CODEBOOK: Int8s = np.arange(256, dtype=np.uint8).view(np.int8)
+_NO_CODEBOOKS: Int8s = np.empty((0, 0), np.int8)
+_NO_POSITIONS = np.empty(0, np.uint32)
+_NO_LEVELS: Int8s = np.empty(0, np.int8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,7 +169,7 @@ class ShardView:
     as long as the buffer's bytes are left alone; `Decoder.decode` turns it into weights.
     """
 
-    __slots__ = ("_bytes", "_rows", "codebooks", "layout", "outlier_levels", "outlier_positions")
+    __slots__ = ("_payload", "_rows", "codebooks", "layout", "outlier_levels", "outlier_positions")
 
     def __init__(self, payload: memoryview, geometry: Geometry, bitwidth: int) -> None:
         layout = shard_layout(geometry, bitwidth)
@@ -184,21 +187,25 @@ class ShardView:
                 f"shard: {payload.nbytes} bytes, header says {length}, layout says {layout.payload_bytes(outliers)}"
             )
         self.layout = layout
-        self._bytes = np.frombuffer(payload, np.uint8)
+        self._payload = payload
         ends = layout.scales.end if layout.scales.nbytes else layout.biases.end
         self._rows: Float32s = self._part(layout.biases.offset, ends - layout.biases.offset, "<f4")
         if not np.isfinite(self._rows).all():
             raise FormatError("shard: biases or scales are not finite")
-        self.codebooks: Int8s = self._part(layout.codebooks.offset, layout.codebooks.nbytes, "i1").reshape(
-            len(layout.matrices), -1
-        )  # (matrices, 2 ** bitwidth), or (matrices, 0) at 8 and 32 bits
-        self.outlier_positions: npt.NDArray[np.uint32] = self._part(layout.outliers, 4 * outliers, "<u4")
-        self.outlier_levels: Int8s = self._part(layout.outliers + 4 * outliers, outliers, "i1")
-        if not _ascending_below(self.outlier_positions, layout.size):
-            raise FormatError(f"shard: outlier positions must ascend strictly and lie below {layout.size}")
+        self.codebooks: Int8s = _NO_CODEBOOKS  # (matrices, 2 ** bitwidth); none at 8 and 32 bits
+        self.outlier_positions: npt.NDArray[np.uint32] = _NO_POSITIONS
+        self.outlier_levels: Int8s = _NO_LEVELS
+        if layout.has_outliers:
+            codebooks = self._part(layout.codebooks.offset, layout.codebooks.nbytes, "i1")
+            self.codebooks = codebooks.reshape(len(layout.matrices), -1)
+        if outliers:
+            self.outlier_positions = self._part(layout.outliers, 4 * outliers, "<u4")
+            self.outlier_levels = self._part(layout.outliers + 4 * outliers, outliers, "i1")
+            if not _ascending_below(self.outlier_positions, layout.size):
+                raise FormatError(f"shard: outlier positions must ascend strictly and lie below {layout.size}")
 
     def _part(self, offset: int, nbytes: int, dtype: str) -> npt.NDArray[Any]:
-        return self._bytes[offset : offset + nbytes].view(dtype)
+        return np.frombuffer(self._payload, dtype, nbytes // int(dtype[-1]), offset)
 
     def bias(self, index: int) -> Float32s:
         """The bias (rows,) of row-cut matrix `index`; IndexError for a column-cut one: its bias is the layer's."""
@@ -209,7 +216,7 @@ class ShardView:
         section = self.layout.scales
         if not section.nbytes:
             raise IndexError("a shard of 32 bits has no scales")
-        return self._row_values(index, (section.offset - self.layout.biases.offset) // 4)
+        return self._row_values(index, self.layout.word(section))
 
     def row_sums(self, index: int) -> npt.NDArray[np.int32]:
         """Sums of the levels of each row (rows,) of matrix `index` in this slice, at 2 to 8 bits; IndexError at 32."""
@@ -217,6 +224,12 @@ class ShardView:
             raise IndexError("a shard of 32 bits has no row sums")
         first, rows = self.layout.first_sums[index], self.layout.matrices[index].rows
         return self._part(self.layout.sums.offset + 4 * first, 4 * rows, "<i4")
+
+    @property
+    def row_numbers(self) -> npt.NDArray[np.int32]:
+        """Biases, scales and sums of all rows, as they lie in the payload (`ShardLayout.numbers`), as words."""
+        section = self.layout.numbers
+        return self._part(section.offset, section.nbytes, "<i4")
 
     def _row_values(self, index: int, start: int) -> Float32s:
         first = self.layout.first_rows[index]
@@ -228,6 +241,6 @@ class ShardView:
         """The stored weights of matrix `index`: packed uint8 at 2 to 6 bits, else int8 or float32 (rows, columns)."""
         matrix, section = self.layout.matrices[index], self.layout.weights[index]
         if self.layout.has_outliers:
-            return self._bytes[section.offset : section.end]
+            return self._part(section.offset, section.nbytes, "u1")
         dtype = "<f4" if self.layout.bitwidth == EXACT_BITWIDTH else "i1"
         return self._part(section.offset, section.nbytes, dtype).reshape(matrix.rows, matrix.columns)

@@ -17,6 +17,7 @@ from shard_store.shard_layout import shard_layout
 
 CHUNK_GROUPS = 1 << 15  # the indices of a chunk take 256 KiB, so that they stay in the second-level cache
 
+_RECORDS: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}  # a group of levels, looked up together
 _LATTICE, _EXACT = np.dtype(np.int8), np.dtype(np.float32)
 _SHIFTS = {
     planes.bitwidth: np.array([[8 - part * planes.high_bits] for part in range(planes.parts)], np.uint16)
@@ -44,12 +45,18 @@ class Decoder:
     """Scratch space for decoding shards of one geometry. One per thread: not thread-safe."""
 
     def __init__(self, geometry: Geometry) -> None:
+        matrices = geometry.slice_matrices
         largest_table = max(planes.entries * planes.group for planes in CODE_PLANES.values())
         self._index = np.empty(CHUNK_GROUPS, np.intp)
         self._low = np.empty(CHUNK_GROUPS, "<u2")
         self._high = np.empty(CHUNK_GROUPS, "<u2")
-        self._tables = np.empty(len(geometry.slice_matrices) * largest_table, np.uint8)
-        self._staged = np.empty(sum(matrix.size for matrix in geometry.slice_matrices), np.int8)
+        self._tables = np.empty(len(matrices) * largest_table, np.uint8)
+        self._staged = np.empty(sum(matrix.size for matrix in matrices), np.int8)
+        parts = np.split(self._staged, np.cumsum([matrix.size for matrix in matrices])[:-1])
+        self._levels = tuple(
+            part.reshape(matrix.rows, matrix.columns) for part, matrix in zip(parts, matrices, strict=True)
+        )
+        self._records = {group: tuple(part.view(_RECORDS[group]) for part in parts) for group in _RECORDS}
 
     @property
     def scratch_bytes(self) -> int:
@@ -58,59 +65,38 @@ class Decoder:
         return sum(array.nbytes for array in scratch)
 
     def decode(self, view: ShardView, destinations: Sequence[npt.NDArray[Any]]) -> None:
-        """Writes the six matrices of a shard into the caller's arrays, of any strides (see `slice_views`).
+        """Writes the matrices of a shard into the caller's arrays, of any strides (see `slice_views`).
 
         destinations: (rows, columns) each, int8 levels at 2 to 8 bits, float32 at 32 bits; ValueError otherwise.
         """
         layout = view.layout
-        dtype = _EXACT if layout.bitwidth == EXACT_BITWIDTH else _LATTICE
+        exact = layout.bitwidth == EXACT_BITWIDTH
+        dtype = _EXACT if exact else _LATTICE
         for matrix, destination in zip(layout.matrices, destinations, strict=True):
             if destination.shape != (matrix.rows, matrix.columns) or destination.dtype != dtype:
                 raise ValueError(f"{matrix.name}: destination is {destination.dtype} {destination.shape}")
-        planes = CODE_PLANES.get(layout.bitwidth)
-        if planes is None:
-            for index, destination in enumerate(destinations):
-                np.copyto(destination, view.weights(index))
-        else:
-            self._decode_lattice(view, planes, destinations)
+        decoded = [view.weights(index) for index in range(len(destinations))] if exact else self.levels(view)
+        for destination, values in zip(destinations, decoded, strict=True):
+            np.copyto(destination, values)
 
     def levels(self, view: ShardView) -> tuple[npt.NDArray[np.int8], ...]:
-        """The six matrices of a shard of 2 to 8 bits, int8 (rows, columns) each, contiguous.
+        """The matrices of a shard of 2 to 8 bits, int8 (rows, columns) each, contiguous.
 
         Valid until the decoder's next use, and at 8 bits, where they are the payload itself, as long as that.
         """
-        matrices = view.layout.matrices
-        if view.layout.bitwidth not in CODE_PLANES:
-            return tuple(view.weights(index) for index in range(len(matrices)))
-        first = view.layout.first_weights
-        destinations = tuple(
-            self._staged[start : start + matrix.size].reshape(matrix.rows, matrix.columns)
-            for start, matrix in zip(first, matrices, strict=True)
-        )
-        self.decode(view, destinations)
-        return destinations
-
-    def _decode_lattice(
-        self, view: ShardView, planes: CodePlanes, destinations: Sequence[npt.NDArray[np.int8]]
-    ) -> None:
+        planes = CODE_PLANES.get(view.layout.bitwidth)
+        if planes is None:
+            return tuple(view.weights(index) for index in range(len(self._levels)))
         tables = self._build_tables(view.codebooks, planes)
-        positions = view.outlier_positions.astype(np.intp)
-        first_weights = view.layout.first_weights
-        bounds = [*positions.searchsorted(first_weights).tolist(), positions.size]
-        for index, destination in enumerate(destinations):
-            # take() writes to contiguous memory only, so a strided destination is decoded aside and then copied.
-            strided = not destination.flags.c_contiguous
-            flat = self._staged[: destination.size] if strided else destination.reshape(-1)
-            self._look_up(view.weights(index), tables[index], flat.view(tables.dtype), planes)
-            first, last = bounds[index], bounds[index + 1]
-            if first < last:
-                flat[positions[first:last] - first_weights[index]] = view.outlier_levels[first:last]
-            if strided:
-                np.copyto(destination, flat.reshape(destination.shape))
+        for index, records in enumerate(self._records[planes.group]):
+            self._look_up(view.weights(index), tables[index], records, planes)
+        if view.outlier_positions.size:
+            self._staged[view.outlier_positions] = view.outlier_levels
+        return self._levels
 
     def _build_tables(self, codebooks: npt.NDArray[np.int8], planes: CodePlanes) -> npt.NDArray[Any]:
         """The levels of every possible group, as one integer, for each codebook: (matrices, entries)."""
-        dtype = "<u2" if planes.group == 2 else "<u4"
+        dtype = _RECORDS[planes.group]
         codes = codebooks.view(np.uint8).astype(dtype)
         half_bits = 8
         while half_bits < 4 * planes.group:
@@ -119,7 +105,8 @@ class Decoder:
         tables = self._tables[: len(codes) * planes.entries * planes.group].view(dtype)
         last = tables.reshape(len(codes), codes.shape[1], codes.shape[1])
         np.bitwise_or(codes[:, None, :], (codes << half_bits)[:, :, None], out=last)
-        return tables.reshape(len(codes), planes.entries)
+        by_matrix: npt.NDArray[Any] = tables.reshape(len(codes), planes.entries)
+        return by_matrix
 
     def _look_up(
         self, packed: npt.NDArray[np.uint8], table: npt.NDArray[Any], records: npt.NDArray[Any], planes: CodePlanes

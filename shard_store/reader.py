@@ -39,6 +39,7 @@ class Store:
         self.path = path
         self.manifest = manifest
         self._files: dict[str, RandomFile] = {}
+        self._verified_rows = {name: np.zeros(table.rows, np.bool_) for name, table in manifest.row_tables.items()}
         try:
             for name in manifest.files:
                 self._files[name] = RandomFile(path / name)
@@ -106,8 +107,10 @@ class Store:
         template.check_slots(self.manifest.geometry)
         return template
 
-    def rows(self, table: str, indices: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-        """Rows (n, columns) of an embedding table ("word", "position" or "token_type"), each verified.
+    def rows(
+        self, table: str, indices: Sequence[int] | npt.NDArray[np.integer], *, verify_again: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """Rows (n, columns) of an embedding table ("word", "position" or "token_type"), each verified when first read.
 
         Raises ChecksumError naming a damaged row, FormatError for a table or row that is not there.
         """
@@ -120,15 +123,23 @@ class Store:
         if wanted.min() < 0 or wanted.max() >= layout.rows:
             bad = wanted[(wanted < 0) | (wanted >= layout.rows)][0]
             raise FormatError(f"{self.path}: row {bad} asked of table {table}, which has {layout.rows}")
-        distinct, places = np.unique(wanted, return_inverse=True)
-        records = np.empty((distinct.size, layout.stride), np.uint8)
-        ends = [*(np.flatnonzero(np.diff(distinct) != 1) + 1).tolist(), distinct.size]
+        records = self._records(layout, wanted)
+        verified = self._verified_rows[table]
+        unverified = np.arange(wanted.size) if verify_again else np.flatnonzero(~verified[wanted])
+        if unverified.size:
+            layout.check(records[unverified], wanted[unverified], table)
+            verified[wanted[unverified]] = True
+        return layout.decode(records)
+
+    def _records(self, layout: RowTable, wanted: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:
+        """Stored rows (n, stride); those that lie behind each other are read together."""
+        records = np.empty((wanted.size, layout.stride), np.uint8)
+        buffer, stride, file = records.data.cast("B"), layout.stride, self._files[EMBEDDINGS_FILE]
         start = 0
-        for end in ends:
-            offset = layout.offset + int(distinct[start]) * layout.stride
-            self._files[EMBEDDINGS_FILE].read_into(records[start:end].reshape(-1).data, offset)
+        for end in [*(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), wanted.size]:
+            file.read_into(buffer[start * stride : end * stride], layout.offset + int(wanted[start]) * stride)
             start = end
-        return layout.decode(records, distinct, table)[places]
+        return records
 
     def head_block(self, bitwidth: int, number: int, buffer: memoryview, *, verify: bool) -> memoryview:
         """Reads one block of the vocabulary's head into a buffer, and returns the part that it takes.
@@ -190,7 +201,7 @@ class Store:
         for table, layout in self.manifest.row_tables.items():
             step = rows_per_chunk(layout)
             for start in range(0, layout.rows, step):
-                self.rows(table, range(start, min(start + step, layout.rows)))
+                self.rows(table, range(start, min(start + step, layout.rows)), verify_again=True)
 
     def _hash(self, name: str) -> str:
         digest = hashlib.sha256()

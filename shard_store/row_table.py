@@ -65,10 +65,8 @@ class RowTable:
         records[:, self.row_bytes : self.row_bytes + CRC_BYTES] = checksums[:, None].view(np.uint8)
         return records.tobytes()
 
-    def decode(
-        self, records: npt.NDArray[np.uint8], indices: npt.NDArray[np.intp], name: str
-    ) -> npt.NDArray[np.float32]:
-        """Values (n, columns) of stored rows (n, stride). Raises ChecksumError naming the first damaged row."""
+    def check(self, records: npt.NDArray[np.uint8], indices: npt.NDArray[np.intp], name: str) -> None:
+        """Raises ChecksumError naming the first of these stored rows (n, stride) that is damaged."""
         row_bytes = self.row_bytes
         stored = records[:, row_bytes : row_bytes + CRC_BYTES].copy().view("<u4")[:, 0]  # (n,)
         for index, record, checksum in zip(indices.tolist(), records, stored.tolist(), strict=True):
@@ -77,4 +75,8 @@ class RowTable:
                     f"embeddings.bin: row {index} of table {name}: checksum differs from what was written; "
                     "the store is damaged, copy it again"
                 )
-        return np.ascontiguousarray(records[:, :row_bytes]).view(self.row_type.dtype).astype(np.float32)
+
+    def decode(self, records: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Values (n, columns) of stored rows (n, stride)."""
+        stored = records.view(self.row_type.dtype)  # (n, stride / itemsize)
+        return stored[:, : self.columns].astype(np.float32)

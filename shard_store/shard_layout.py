@@ -56,6 +56,15 @@ class ShardLayout:
         """Whether this bitwidth stores outliers apart."""
         return self.codebooks.nbytes > 0
 
+    @property
+    def numbers(self) -> Section:
+        """Biases, scales and sums of rows, one behind the other; at 2 to 8 bits alike."""
+        return Section(self.biases.offset, self.sums.end - self.biases.offset)
+
+    def word(self, section: Section) -> int:
+        """Where one of these sections begins among `numbers`, in 4-byte words."""
+        return (section.offset - self.biases.offset) // 4
+
     def payload_bytes(self, outliers: int) -> int:
         """Length of a payload with this many outliers."""
         return self.outliers + 5 * outliers if outliers else self.weights[-1].end

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from shard_store.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from shard_store.reader import Store
+
+_RUNS_KEPT = 1024  # what the layers of some plans need, read after read
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class ShardReader:
         except BaseException:
             self.close()
             raise
+        self._runs = lru_cache(_RUNS_KEPT)(self._find_runs)
         self._verified: set[ShardKey] = set()
         self._lock = threading.Lock()
 
@@ -88,6 +92,9 @@ class ShardReader:
     ) -> None:
         self.close()
 
+    def _find_runs(self, keys: tuple[ShardKey, ...]) -> tuple[ShardRun, ...]:
+        return tuple(shard_runs(self._manifest, keys))
+
     @property
     def direct(self) -> bool:
         """Whether all reads go past the page cache."""
@@ -95,7 +102,7 @@ class ShardReader:
 
     def buffer_bytes(self, keys: Sequence[ShardKey]) -> int:
         """Bytes of buffer that `read` needs for these shards."""
-        return sum(run.nbytes for run in shard_runs(self._manifest, keys))
+        return sum(run.nbytes for run in self._runs(tuple(keys)))
 
     def read(self, keys: Sequence[ShardKey], buffer: memoryview) -> list[memoryview]:
         """Reads shards into a buffer of at least `buffer_bytes(keys)` bytes, from `aligned_buffer` for direct reads.
@@ -104,7 +111,7 @@ class ShardReader:
         shard, on the first read of one that is damaged; PlanError for one that is not stored; ValueError for a buffer
         that is too small; FormatError or DeviceError if the file is truncated or cannot be read.
         """
-        runs = list(shard_runs(self._manifest, keys))
+        runs = self._runs(tuple(keys))
         needed = sum(run.nbytes for run in runs)
         if buffer.nbytes < needed:
             raise ValueError(f"buffer has {buffer.nbytes} bytes, {len(keys)} shards need {needed}")

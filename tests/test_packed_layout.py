@@ -54,10 +54,18 @@ def random_matrix(seed: int, rows: int, columns: int) -> Matrix:
     )
 
 
-def put(matrix: PackedMatrix, values: Matrix) -> None:
+def put(file: Bytes, layout: MatrixLayout, values: Matrix) -> None:
+    levels, *_ = values
+    PackedMatrix(file, layout).block(0, layout.rows, 0, layout.columns).put(levels)
+    put_rows(file, layout, values)
+
+
+def put_rows(file: Bytes, layout: MatrixLayout, values: Matrix) -> None:
     levels, scales, biases = values
-    matrix.put_weights(0, 0, levels)
-    matrix.put_rows(levels.sum(axis=1, dtype=np.int32), scales, biases)
+    words = file[: file.size // 4 * 4].view("<i4")
+    words[layout.places(layout.sums)] = levels.sum(axis=1, dtype=np.int32) * layout.sum_factor + layout.sum_offset
+    words[layout.places(layout.scales)] = scales.view("<i4")
+    words[layout.places(layout.biases)] = biases.view("<i4")
 
 
 def without_padding(file: Bytes, layout: MatrixLayout) -> Bytes:
@@ -81,7 +89,7 @@ def test_a_learned_layout_reproduces_the_packer_on_other_weights(
     file = packer.pack(*first)
     layout = learn_layout(file, *first)
     assert (layout.tile, layout.group, layout.flip) == (packer.tile, packer.group, packer.flip)
-    put(PackedMatrix(file, layout), second)
+    put(file, layout, second)
     expected = without_padding(packer.pack(*second), layout)
     np.testing.assert_array_equal(without_padding(file, layout), expected)
 
@@ -94,23 +102,41 @@ def test_weights_can_be_put_slice_by_slice(packer: Packer, slices: int, width: i
     first, second = random_matrix(seed, rows, columns), random_matrix(seed + 1, rows, columns)
     by_rows, by_columns = packer.pack(*first), packer.pack(*first)
     layout = learn_layout(by_rows, *first)
-    rows_first, columns_first = PackedMatrix(by_rows, layout), PackedMatrix(by_columns, layout)
-    put(rows_first, second)
-    put(columns_first, second)
+    put(by_rows, layout, second)
+    put(by_columns, layout, second)
     levels = second[0]
+    rows_first, columns_first = PackedMatrix(by_rows, layout), PackedMatrix(by_columns, layout)
     rows_first.clear()
     columns_first.clear()
     for row in range(0, rows, width):
-        rows_first.put_weights(row, 0, np.ascontiguousarray(levels[row : row + width]))
+        part = np.ascontiguousarray(levels[row : row + width])
+        rows_first.block(row, len(part), 0, columns).put(part)
     for index in range(slices):
-        part = slice(3 * index * packer.group, 3 * (index + 1) * packer.group)
-        columns_first.put_weights(0, part.start, np.ascontiguousarray(levels[:, part]))
-    sums = levels.sum(axis=1, dtype=np.int32)
-    for matrix in (rows_first, columns_first):
-        matrix.put_rows(sums, *second[1:])
+        part = np.ascontiguousarray(np.split(levels, slices, axis=1)[index])
+        columns_first.block(0, rows, index * part.shape[1], part.shape[1]).put(part)
+    for file in (by_rows, by_columns):
+        put_rows(file, layout, second)
     expected = without_padding(packer.pack(*second), layout)
     np.testing.assert_array_equal(by_rows, expected)
     np.testing.assert_array_equal(by_columns, expected)
+
+
+def test_a_block_must_not_break_groups() -> None:
+    values = random_matrix(3, 40, 16)
+    file = Packer(16, 4).pack(*values)
+    matrix = PackedMatrix(file, learn_layout(file, *values))
+    for first, columns in ((2, 8), (4, 6)):
+        with pytest.raises(ExecutorError, match=r"packed layout: columns .* break groups"):
+            matrix.block(0, 40, first, columns)
+
+
+def test_numbers_of_rows_must_be_aligned() -> None:
+    values = random_matrix(3, 40, 16)
+    layout = learn_layout(Packer(16, 4).pack(*values), *values)
+    with pytest.raises(ExecutorError, match="are not aligned"):
+        layout.places(layout.sums + 2)
+    with pytest.raises(ExecutorError, match="are not aligned"):
+        replace(layout, stride=layout.stride + 1).places(layout.sums)
 
 
 def test_clearing_leaves_what_is_not_the_matrix() -> None:
@@ -131,7 +157,7 @@ def test_only_rows_that_are_no_part_of_the_matrix_are_padding() -> None:
     changed = np.flatnonzero(cleared != file)
     assert changed.size
     assert changed.min() >= layout.sums + 2 * layout.stride  # in the last of three tiles
-    put(PackedMatrix(cleared, layout), values)
+    put(cleared, layout, values)
     np.testing.assert_array_equal(cleared, without_padding(file, layout))
 
 

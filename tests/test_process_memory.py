@@ -57,6 +57,7 @@ def test_the_default_budget_is_a_quarter_of_what_is_available(tmp_path: Path) ->
 
 def test_a_peak_that_cannot_be_restarted_is_left(tmp_path: Path) -> None:
     restart_peak(tmp_path / "missing" / "clear_refs")
+    (tmp_path / "clear_refs").touch()
     restart_peak(tmp_path / "clear_refs")
     assert (tmp_path / "clear_refs").read_text() == "5"
 

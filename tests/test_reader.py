@@ -85,6 +85,21 @@ def test_rows_come_in_the_order_asked(original: Path) -> None:
             store.rows("words", [0])
 
 
+def test_a_row_is_verified_when_it_is_first_read(copy: Path) -> None:
+    with Store.open(copy) as store:
+        table = store.manifest.row_tables["word"]
+        before = store.rows("word", [3])
+        flip(copy / "embeddings.bin", table.offset + 3 * table.stride)
+        flip(copy / "embeddings.bin", table.offset + 4 * table.stride)
+        assert store.rows("word", [3]).tolist() != before.tolist()
+        for indices in ([4], [3, 4], [5, 4]):
+            with pytest.raises(ChecksumError, match="row 4 of table word"):
+                store.rows("word", indices)
+        store.rows("word", [5])
+        with pytest.raises(ChecksumError, match="row 3 of table word"):
+            store.verify()
+
+
 @pytest.mark.parametrize("direct", [None, False])
 def test_shards_come_in_the_order_asked(original: Path, direct: bool | None) -> None:
     with Store.open(original) as store, ShardReader(store, direct=direct) as reader:
