@@ -215,7 +215,7 @@ class Engine:
         restart_peak()
         self.ledger.restart()
         chooser = self._chooser(plan, goal, watch, len(inputs))
-        with self._pace.kept():
+        with self._pace.kept(("tokenize", len(inputs))):
             tokens = self._encoder.tokenize(inputs, truncate)
         outputs: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(tokens)
         runs: list[Run] = []
@@ -259,7 +259,7 @@ class Engine:
     ) -> PhaseTimes:  # fmt: skip
         self._pipeline.make_room(job)  # before the pass takes its first byte
         with self._activations.batch(job.sequence, len(members), job.footprint.activation_bytes) as batch:
-            with self._pace.kept():
+            with self._pace.kept(("embed", job.sequence, len(batch))):
                 for index, activations in zip(members, batch, strict=True):
                     self._encoder.embed(tokens[index], activations)
             times = self._pipeline.run(job, batch, cancelled)

@@ -1,7 +1,7 @@
 """A loading agent: reads a layer's shards and makes the layer ready to run (PIPELOAD, section III)."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -128,18 +128,19 @@ class LoadingAgent:
         executor, template = self._source.executor, self._source.template(layer, sequence)
         passing = layer.residency is not Residency.RESIDENT
         frame = executor.frame(template, self._source.geometry, passing=passing)
+        kind = layer.kind, len(layer.bitwidths), sequence, passing
         try:
-            with self._source.pace.kept():
+            with self._source.pace.kept(("begin", kind)):
                 frame.fill_layer(self._source.layer_tensors(layer.layer))
             if preloaded:
-                self._fill(frame, layer.shards(), preloaded.payloads)
+                self._fill(frame, layer.shards(), preloaded.payloads, kind)
             else:
                 for keys in self._source.reads(layer):
                     before = time.perf_counter()
                     payloads = self._source.reader.read(keys, self._buffer_for(keys))
                     read_seconds += time.perf_counter() - before
-                    self._fill(frame, keys, payloads)
-            with self._source.pace.kept():
+                    self._fill(frame, keys, payloads, kind)
+            with self._source.pace.kept(("finish", kind)):
                 handle = executor.prepare(frame)
         except BaseException:
             frame.close()
@@ -153,7 +154,9 @@ class LoadingAgent:
             self._buffer = aligned_buffer(needed)
         return self._buffer
 
-    def _fill(self, frame: LayerFrame, keys: Sequence[ShardKey], payloads: Sequence[memoryview]) -> None:
-        with self._source.pace.kept():
+    def _fill(
+        self, frame: LayerFrame, keys: Sequence[ShardKey], payloads: Sequence[memoryview], kind: Hashable
+    ) -> None:
+        with self._source.pace.kept(("fill", kind, tuple(key.bitwidth for key in keys))):
             for key, payload in zip(keys, payloads, strict=True):
                 frame.fill_slice(key.slice, ShardView(payload, self._source.geometry, key.bitwidth), self._decoder)

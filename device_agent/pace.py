@@ -1,30 +1,41 @@
 """A slower processor, emulated: whatever a thread computes takes a multiple of the processor time that it needs."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from statistics import median
+
+_LATELY = 15  # times of a kind of work that are looked back upon
 
 
-@dataclass(frozen=True, slots=True)
 class Pace:
-    """slowdown: how many times longer work takes; 1 for the processor as it is.
+    """Shared by all threads of an agent.
 
     The rest of the time is slept, so that other threads work meanwhile as on cores of their own. The kernel's quotas
     are too coarse for that: 1 ms of processor time at least, which is more than a small layer takes. Processor time,
-    because what others take from this thread meanwhile would not take longer on a slower processor.
+    because what others take from a thread meanwhile would not take longer on a slower processor. And the median of
+    lately, because neither would what others do to the caches, which for short work is most of what it takes: then each
+    hiccup of this machine happens once, not several times.
     """
 
-    slowdown: float = 1.0
-    clock: Callable[[], float] = time.thread_time
-    sleep: Callable[[float], None] = time.sleep
+    def __init__(
+        self, slowdown: float = 1.0, clock: Callable[[], float] = time.thread_time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        """slowdown: how many times longer work takes; 1 for the processor as it is."""
+        self._slowdown = slowdown
+        self._clock, self._sleep = clock, sleep
+        self._taken: defaultdict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=_LATELY))  # seconds
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Stretch what is done inside, unless it fails."""
-        if self.slowdown == 1.0:
+    def kept(self, work: Hashable) -> Iterator[None]:
+        """Stretch what is done inside, unless it fails. work: what tells it from work that takes another time."""
+        if self._slowdown == 1.0:
             yield
             return
-        started = self.clock()
+        started = self._clock()
         yield
-        self.sleep((self.slowdown - 1.0) * (self.clock() - started))
+        taken = self._taken[work]
+        taken.append(self._clock() - started)
+        self._sleep((self._slowdown - 1.0) * median(list(taken)))

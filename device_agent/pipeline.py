@@ -92,8 +92,7 @@ class Pipeline:
             for layer in job.plan.layers:
                 _check(cancelled)
                 if kept := self._kept.get(_key(layer, job.sequence)):
-                    with clock.phase("execute_ms"), self._source.pace.kept():
-                        self._source.executor.run(kept.handle, batch)
+                    self._execute(kept, layer, job, batch, clock)
                 else:
                     self._run_loaded(layer, trip, batch, clock)
         except BaseException:
@@ -139,8 +138,7 @@ class Pipeline:
         clock.add("read_ms", loaded.read_ms)
         clock.add("prepare_ms", loaded.prepare_ms)
         try:
-            with clock.phase("execute_ms"), self._source.pace.kept():
-                self._source.executor.run(loaded.handle, batch)
+            self._execute(loaded, layer, trip.job, batch, clock)
         except BaseException:
             self._free(loaded)
             raise
@@ -153,6 +151,13 @@ class Pipeline:
             return
         trip.door.leave()
         trip.flight.launch()
+
+    def _execute(
+        self, loaded: LoadedLayer, layer: LayerPlan, job: Pass, batch: Sequence[Passenger], clock: PhaseClock
+    ) -> None:
+        work = ("execute", layer.kind, len(layer.bitwidths), job.sequence, len(batch))
+        with clock.phase("execute_ms"), self._source.pace.kept(work):
+            self._source.executor.run(loaded.handle, batch)
 
     def _missing(self, job: Pass, layers: Sequence[LayerPlan]) -> list[LayerPlan]:
         return [layer for layer in layers if _key(layer, job.sequence) not in self._kept]

@@ -17,20 +17,41 @@ class Clock:
 
 def test_work_takes_its_multiple() -> None:
     clock = Clock()
-    with Pace(4.0, clock, clock.sleep).kept():
+    with Pace(4.0, clock, clock.sleep).kept("work"):
         clock.now_s += 0.5
     assert clock.slept == [1.5]
 
 
 def test_full_speed_neither_sleeps_nor_looks_at_the_clock() -> None:
     clock = Clock()
-    with Pace(1.0, clock, clock.sleep).kept():
+    with Pace(1.0, clock, clock.sleep).kept("work"):
         clock.now_s += 0.5
     assert clock.slept == []
 
 
 def test_what_fails_fails_at_once() -> None:
     clock = Clock()
-    with pytest.raises(ValueError, match="no"), Pace(4.0, clock, clock.sleep).kept():
+    with pytest.raises(ValueError, match="no"), Pace(4.0, clock, clock.sleep).kept("work"):
         raise ValueError("no")
     assert clock.slept == []
+
+
+def test_a_hiccup_happens_once() -> None:
+    clock = Clock()
+    pace = Pace(4.0, clock, clock.sleep)
+    for seconds in (0.5, 0.25, 8.0, 0.5, 0.5):
+        with pace.kept("work"):
+            clock.now_s += seconds
+    assert clock.slept == [1.5, 3 * 0.375, 1.5, 1.5, 1.5]
+    with pace.kept("other work"):
+        clock.now_s += 8.0
+    assert clock.slept[-1] == 24.0
+
+
+def test_what_lasts_is_followed() -> None:
+    clock = Clock()
+    pace = Pace(3.0, clock, clock.sleep)
+    for seconds in [1.0] * 20 + [4.0] * 8:
+        with pace.kept("work"):
+            clock.now_s += seconds
+    assert clock.slept == [2.0] * 27 + [8.0]
