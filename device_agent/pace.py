@@ -4,7 +4,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from statistics import median
 
 _LATELY = 15  # times of a kind of work that are looked back upon
 
@@ -14,9 +13,9 @@ class Pace:
 
     The rest of the time is slept, so that other threads work meanwhile as on cores of their own. The kernel's quotas
     are too coarse for that: 1 ms of processor time at least, which is more than a small layer takes. Processor time,
-    because what others take from a thread meanwhile would not take longer on a slower processor. And the median of
-    lately, because neither would what others do to the caches, which for short work is most of what it takes: then each
-    hiccup of this machine happens once, not several times.
+    because what others take from a thread meanwhile would not take longer on a slower processor. And the least that the
+    same work took lately, because memory is no slower there: what it waits for, which after a rest is most of what short
+    work takes, happens once, not several times.
     """
 
     def __init__(
@@ -38,4 +37,4 @@ class Pace:
         yield
         taken = self._taken[work]
         taken.append(self._clock() - started)
-        self._sleep((self._slowdown - 1.0) * median(list(taken)))
+        self._sleep((self._slowdown - 1.0) * min(list(taken)))

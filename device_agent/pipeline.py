@@ -5,7 +5,7 @@ is bounded by construction: a layer is only handed to an agent when an earlier o
 Their bytes are bounded by the admission: an agent waits until its layer has room.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, cycle
@@ -13,7 +13,8 @@ from itertools import chain, cycle
 from device_agent.admission import Admission
 from device_agent.crew import Crew, Flight, Load
 from device_agent.executor import Passenger
-from device_agent.loading import LayerSource, LoadedLayer, LoadingAgent, Preloaded
+from device_agent.held_layers import HeldLayers
+from device_agent.loading import LayerSource, LoadedLayer, LoadingAgent
 from device_agent.memory import Footprint, LayerFootprint, Ledger
 from device_agent.phases import PhaseClock, PhaseTimes
 from device_agent.plan import LayerPlan, Plan, Residency, Schedule
@@ -32,15 +33,6 @@ class Pass:
     sequence: int
     footprint: Footprint
     budget_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """What makes two prepared layers interchangeable."""
-
-    layer: int
-    bitwidths: tuple[int, ...]
-    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +61,7 @@ class Pipeline:
         self._ledger = ledger
         self._crew: Crew | None = None
         self._crew_bytes = 0
-        self._kept: dict[_Key, LoadedLayer] = {}
-        self._preloaded: dict[LayerPlan, Preloaded] = {}
+        self._held = HeldLayers(source, ledger)
         self._set_aside_bytes = 0
         self._going_on: _Trip | None = None  # of a pass that is expected again
 
@@ -84,15 +75,16 @@ class Pipeline:
         """
         clock = PhaseClock()
         self.make_room(job)
-        self._preload(job, clock)
+        with clock.phase("read_ms"):
+            self._held.preload(job.plan)
         trip, self._going_on = self._going_on or self._set_out(job, again=again), None
         try:
             if job.plan.schedule is Schedule.LOAD_FIRST:
                 self._await_all(trip, clock, cancelled)
             for layer in job.plan.layers:
                 _check(cancelled)
-                if kept := self._kept.get(_key(layer, job.sequence)):
-                    self._execute(kept, layer, job, batch, clock)
+                if ready := self._held.ready(layer, job.sequence):
+                    self._execute(ready, layer, job, batch, clock)
                 else:
                     self._run_loaded(layer, trip, batch, clock)
         except BaseException:
@@ -116,9 +108,9 @@ class Pipeline:
 
     def _end(self, trip: _Trip) -> None:
         trip.door.close()
-        trip.flight.abandon(self._free)
+        trip.flight.abandon(self._held.free)
         for loaded in trip.used:
-            self._free(loaded)
+            self._held.free(loaded)
         self._count_set_aside(trip.job)
 
     def rest(self) -> None:
@@ -140,12 +132,12 @@ class Pipeline:
         try:
             self._execute(loaded, layer, trip.job, batch, clock)
         except BaseException:
-            self._free(loaded)
+            self._held.free(loaded)
             raise
         if layer.residency is Residency.RESIDENT:
-            self._kept[_key(layer, trip.job.sequence)] = loaded
+            self._held.keep(layer, trip.job.sequence, loaded)
         elif trip.job.plan.schedule is Schedule.PIPELINED:
-            self._free(loaded)
+            self._held.free(loaded)
         else:
             trip.used.append(loaded)
             return
@@ -159,38 +151,28 @@ class Pipeline:
         with clock.phase("execute_ms"), self._source.pace.kept(work):
             self._source.executor.run(loaded.handle, batch)
 
-    def _missing(self, job: Pass, layers: Sequence[LayerPlan]) -> list[LayerPlan]:
-        return [layer for layer in layers if _key(layer, job.sequence) not in self._kept]
-
     def _loads(self, job: Pass, door: Admission, layers: Sequence[LayerPlan]) -> Iterator[Load]:
         costs = dict(zip(job.plan.layers, job.footprint.layers, strict=True))
-        for turn, layer in enumerate(self._missing(job, layers)):
+        for turn, layer in enumerate(self._held.missing(layers, job.sequence)):
             yield partial(self._load, job, layer, costs[layer], _Turn(door, turn))
 
     def _endless_loads(self, job: Pass, door: Admission) -> Iterator[Load]:
         """Those of this pass, then, round after round, those of the layers that are freed after each use."""
         costs = dict(zip(job.plan.layers, job.footprint.layers, strict=True))
         passing = [layer for layer in job.plan.layers if layer.residency is not Residency.RESIDENT]
-        for turn, layer in enumerate(chain(self._missing(job, job.plan.layers), cycle(passing))):
+        for turn, layer in enumerate(chain(self._held.missing(job.plan.layers, job.sequence), cycle(passing))):
             yield partial(self._load, job, layer, costs[layer], _Turn(door, turn))
 
     def _load(self, job: Pass, layer: LayerPlan, cost: LayerFootprint, turn: _Turn, agent: LoadingAgent) -> LoadedLayer:
         on_top = cost.on_top(layer.residency)
         turn.door.enter(turn.number, cost.ready_bytes + on_top)
         try:
-            loaded = agent.load(layer, job.sequence, cost.ready_bytes, self._preloaded.get(layer))
+            loaded = agent.load(layer, job.sequence, cost.ready_bytes, self._held.preloaded.get(layer))
         except BaseException:
             turn.door.loaded(returned_bytes=cost.ready_bytes + on_top)
             raise
         turn.door.loaded(returned_bytes=on_top)
         return loaded
-
-    def _preload(self, job: Pass, clock: PhaseClock) -> None:
-        for layer in job.plan.layers:
-            if layer.residency is Residency.PRELOADED and layer not in self._preloaded:
-                with clock.phase("read_ms"):
-                    self._preloaded[layer] = self._source.preload(layer)
-                self._ledger.add(self._preloaded[layer].nbytes)
 
     def make_room(self, job: Pass) -> None:
         """Free what earlier passes kept and this one has no use for: layers, oldest first, until it fits the budget."""
@@ -202,35 +184,11 @@ class Pipeline:
         self._set_aside_bytes = 0
         if self._crew is not None and self._crew_bytes != job.footprint.crew_bytes(job.plan):
             self._dismiss_crew()
-        for layer in self._without_room(job, self._idle(job)):
-            if isinstance(layer, _Key):
-                self._free(self._kept.pop(layer))
-            else:
-                self._ledger.add(-self._preloaded.pop(layer).nbytes)
-
-    def _idle(self, job: Pass) -> dict[_Key | LayerPlan, int]:
-        """Layers that are of no use for this pass, oldest first, with their bytes; first those that are as stored."""
-        needed = {_key(layer, job.sequence) for layer in job.plan.layers if layer.residency is Residency.RESIDENT}
-        idle: dict[_Key | LayerPlan, int] = {
-            layer: held.nbytes for layer, held in self._preloaded.items() if layer not in job.plan.layers
-        }
-        return idle | {key: kept.nbytes for key, kept in self._kept.items() if key not in needed}
-
-    def _without_room(self, job: Pass, idle: Mapping[_Key | LayerPlan, int]) -> list[_Key | LayerPlan]:
-        """Of the layers of no use for this pass those that must go."""
-        excess_bytes = sum(idle.values()) - (job.budget_bytes - job.footprint.peak_bytes(job.plan))
-        going: list[_Key | LayerPlan] = []
-        for layer, nbytes in idle.items():
-            if excess_bytes <= 0:
-                break
-            excess_bytes -= nbytes
-            going.append(layer)
-        return going
+        self._held.make_room(job.plan, job.sequence, _room_bytes(job))
 
     def idle_bytes(self, job: Pass) -> int:
         """Memory of layers that are of no use for a pass but may stay meanwhile."""
-        idle = self._idle(job)
-        return sum(idle.values()) - sum(idle[layer] for layer in self._without_room(job, idle))
+        return self._held.idle_bytes(job.plan, job.sequence, _room_bytes(job))
 
     @property
     def held_bytes(self) -> int:
@@ -239,23 +197,18 @@ class Pipeline:
 
     def present(self, plan: Plan, sequence: int) -> frozenset[int]:
         """The layers of a plan that are in memory already, in the form that it wants them."""
-        kept = (layer for layer in plan.layers if layer.residency is Residency.RESIDENT)
-        stored = (layer for layer in plan.layers if layer.residency is Residency.PRELOADED)
-        return frozenset(
-            [layer.layer for layer in kept if _key(layer, sequence) in self._kept]
-            + [layer.layer for layer in stored if layer in self._preloaded]
-        )
+        return self._held.present(plan, sequence)
 
     def settle(self, job: Pass, interrupted: Callable[[], bool]) -> bool:
         """Load what the plan keeps in memory, and get ready for what it streams. False if interrupted."""
         self.make_room(job)
-        self._preload(job, PhaseClock())
+        self._held.preload(job.plan)
         door = Admission(self._ledger, job.budget_bytes, frees_on_the_way=False)
         staying = [layer for layer in job.plan.layers if layer.residency is Residency.RESIDENT]
-        for layer, load in zip(self._missing(job, staying), self._loads(job, door, staying), strict=True):
+        for layer, load in zip(self._held.missing(staying, job.sequence), self._loads(job, door, staying), strict=True):
             if interrupted():
                 return False
-            self._kept[_key(layer, job.sequence)] = self._crew_of(job).submit(load).result()
+            self._held.keep(layer, job.sequence, self._crew_of(job).submit(load).result())
             door.leave()
         self._source.warm(job.plan, job.sequence)
         self._count_set_aside(job)
@@ -268,12 +221,7 @@ class Pipeline:
         self._ledger.add(-self._set_aside_bytes)
         self._set_aside_bytes = 0
         self._dismiss_crew()
-        for layer in sorted(self._preloaded, key=lambda layer: layer.layer, reverse=True):
-            if self._ledger.held_bytes > budget_bytes:
-                self._ledger.add(-self._preloaded.pop(layer).nbytes)
-        for key in sorted(self._kept, key=lambda key: key.layer, reverse=True):
-            if self._ledger.held_bytes > budget_bytes:
-                self._free(self._kept.pop(key))
+        self._held.shrink(budget_bytes)
 
     def _count_set_aside(self, job: Pass) -> None:
         """Between passes, too, what the executor has set aside is held: frames of this pass's largest kind."""
@@ -295,18 +243,10 @@ class Pipeline:
             self._ledger.add(-self._crew_bytes)
             self._crew = None
 
-    def _free(self, loaded: LoadedLayer) -> None:
-        self._source.executor.release(loaded.handle)
-        self._ledger.add(-loaded.nbytes)
-
     def close(self) -> None:
         """Free every layer and let the loading agents go."""
         self.rest()
-        for loaded in self._kept.values():
-            self._free(loaded)
-        self._kept.clear()
-        self._ledger.add(-sum(preloaded.nbytes for preloaded in self._preloaded.values()))
-        self._preloaded.clear()
+        self._held.clear()
         self._dismiss_crew()
         self._source.executor.close()
         self._ledger.add(-self._set_aside_bytes)
@@ -318,5 +258,6 @@ def _check(cancelled: Callable[[], bool]) -> None:
         raise Cancelled("cancelled: the client went away")
 
 
-def _key(layer: LayerPlan, sequence: int) -> _Key:
-    return _Key(layer.layer, layer.bitwidths, sequence)
+def _room_bytes(job: Pass) -> int:
+    """What a pass leaves of its budget."""
+    return job.budget_bytes - job.footprint.peak_bytes(job.plan)

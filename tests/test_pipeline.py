@@ -93,7 +93,7 @@ def test_any_plan_runs_in_order_within_its_limits(
         assert ledger.peak_bytes <= budget
         kept = [handle.layer.layer for handle in layers.alive]
         assert set(kept) >= {index for index, residency in enumerate(choice) if residency is Residency.RESIDENT}
-        stored = len(rig.pipeline._preloaded)
+        stored = len(rig.pipeline._held.preloaded)
         assert stored >= choice.count(Residency.PRELOADED)
         assert ledger.held_bytes == agents * AGENT_BYTES + READY * len(kept) + STORED * stored
     rig.pipeline.close()
