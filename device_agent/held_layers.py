@@ -41,12 +41,15 @@ class HeldLayers:
         """Hold a loaded layer, which has been counted already."""
         self._ready[_key(layer, sequence)] = loaded
 
-    def preload(self, plan: Plan) -> None:
-        """Read what the plan wants to find as stored and does not."""
-        for layer in plan.layers:
-            if layer.residency is Residency.PRELOADED and layer not in self.preloaded:
-                self.preloaded[layer] = self._source.preload(layer)
-                self._ledger.add(self.preloaded[layer].nbytes)
+    def unread(self, plan: Plan) -> list[LayerPlan]:
+        """The layers that the plan wants to find as stored and does not."""
+        preloaded = (layer for layer in plan.layers if layer.residency is Residency.PRELOADED)
+        return [layer for layer in preloaded if layer not in self.preloaded]
+
+    def preload(self, layer: LayerPlan) -> None:
+        """Read a layer, to be held as stored."""
+        self.preloaded[layer] = self._source.preload(layer)
+        self._ledger.add(self.preloaded[layer].nbytes)
 
     def present(self, plan: Plan, sequence: int) -> frozenset[int]:
         """The layers of a plan that are in memory already, in the form that it wants them."""

@@ -14,7 +14,7 @@ class Pace:
     The rest of the time is slept, so that other threads work meanwhile as on cores of their own. The kernel's quotas
     are too coarse for that: 1 ms of processor time at least, which is more than a small layer takes. Processor time,
     because what others take from a thread meanwhile would not take longer on a slower processor. And the least that the
-    same work took lately, because memory is no slower there: what it waits for, which after a rest is most of what short
+    same work took lately, because memory is no slower there: waiting for it, which after a rest is most of what short
     work takes, happens once, not several times.
     """
 

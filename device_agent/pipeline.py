@@ -75,8 +75,9 @@ class Pipeline:
         """
         clock = PhaseClock()
         self.make_room(job)
-        with clock.phase("read_ms"):
-            self._held.preload(job.plan)
+        for layer in self._held.unread(job.plan):
+            with clock.phase("read_ms"):
+                self._held.preload(layer)
         trip, self._going_on = self._going_on or self._set_out(job, again=again), None
         try:
             if job.plan.schedule is Schedule.LOAD_FIRST:
@@ -202,7 +203,8 @@ class Pipeline:
     def settle(self, job: Pass, interrupted: Callable[[], bool]) -> bool:
         """Load what the plan keeps in memory, and get ready for what it streams. False if interrupted."""
         self.make_room(job)
-        self._held.preload(job.plan)
+        for layer in self._held.unread(job.plan):
+            self._held.preload(layer)
         door = Admission(self._ledger, job.budget_bytes, frees_on_the_way=False)
         staying = [layer for layer in job.plan.layers if layer.residency is Residency.RESIDENT]
         for layer, load in zip(self._held.missing(staying, job.sequence), self._loads(job, door, staying), strict=True):
