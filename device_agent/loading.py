@@ -23,7 +23,7 @@ from shard_store.template import Template, TemplateKind
 PAGE_BYTES = 4096  # direct reads begin and end on pages
 READ_BYTES = 2 << 20  # one read: enough for a flash device's full rate, little enough to hold one per agent
 _TEMPLATES_KEPT = 16
-_LAYERS_KEPT = 1024  # of all plans that run
+_LAYERS_KEPT = 256  # of the plans that ran lately
 _FULL_SPEED = Pace()
 
 

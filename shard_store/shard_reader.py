@@ -19,7 +19,7 @@ from shard_store.token_bucket import TokenBucket
 if TYPE_CHECKING:
     from shard_store.reader import Store
 
-_RUNS_KEPT = 1024  # what the layers of some plans need, read after read
+_RUNS_KEPT = 256  # what the layers of some plans need, read after read
 
 
 @dataclass(frozen=True, slots=True)
