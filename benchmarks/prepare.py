@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+from device_agent.costing.trials import REST_S
 from device_agent.inplace import InPlaceExecutor
 from device_agent.litert import Runtime
 from device_agent.loading import LayerSource, LoadingAgent
@@ -15,7 +16,6 @@ from device_agent.plan import LayerPlan, Plan, Residency
 from shard_store.geometry import EXACT_BITWIDTH
 from shard_store.reader import ShardReader, Store
 
-REST_S = 0.02  # as when costs are measured
 _WARM_UP, _REPEATS = 5, 60
 
 

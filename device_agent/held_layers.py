@@ -67,7 +67,7 @@ class HeldLayers:
 
     def make_room(self, plan: Plan, sequence: int, room_bytes: int) -> None:
         """Free layers that are of no use for a plan, oldest first, until the others fit into what it leaves."""
-        for layer in list(_without_room(self._idle(plan, sequence), room_bytes)):
+        for layer in _without_room(self._idle(plan, sequence), room_bytes):
             self._drop(layer)
 
     def _idle(self, plan: Plan, sequence: int) -> dict[_Held, int]:

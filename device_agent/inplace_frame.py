@@ -32,6 +32,7 @@ class InPlaceFrame:
         self.file = PackedFile.blank(packed)
         self._blocks: list[list[PackedBlock]] = []  # [slice][matrix]
         self._rows: PackedRows | None = None
+        self._norms: dict[str, npt.NDArray[np.float32]] = {}
         try:
             self._compiled = self._compile(runtime, packed)
         except BaseException:

@@ -107,9 +107,7 @@ class Store:
         template.check_slots(self.manifest.geometry)
         return template
 
-    def rows(
-        self, table: str, indices: Sequence[int] | npt.NDArray[np.integer], *, verify_again: bool = False
-    ) -> npt.NDArray[np.float32]:
+    def rows(self, table: str, indices: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """Rows (n, columns) of an embedding table ("word", "position" or "token_type"), each verified when first read.
 
         Raises ChecksumError naming a damaged row, FormatError for a table or row that is not there.
@@ -125,7 +123,7 @@ class Store:
             raise FormatError(f"{self.path}: row {bad} asked of table {table}, which has {layout.rows}")
         records = self._records(layout, wanted)
         verified = self._verified_rows[table]
-        unverified = np.arange(wanted.size) if verify_again else np.flatnonzero(~verified[wanted])
+        unverified = np.flatnonzero(~verified[wanted])
         if unverified.size:
             layout.check(records[unverified], wanted[unverified], table)
             verified[wanted[unverified]] = True
@@ -201,7 +199,8 @@ class Store:
         for table, layout in self.manifest.row_tables.items():
             step = rows_per_chunk(layout)
             for start in range(0, layout.rows, step):
-                self.rows(table, range(start, min(start + step, layout.rows)), verify_again=True)
+                wanted = np.arange(start, min(start + step, layout.rows))
+                layout.check(self._records(layout, wanted), wanted, table)
 
     def _hash(self, name: str) -> str:
         digest = hashlib.sha256()

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from typing import Any
 
+from device_agent.costing.trials import REST_S  # before every request that counts, as when costs are measured
 from device_agent.plan import Plan, parse_plan, plan_document
 from host.bench.baselines import Baseline
 from host.bench.emulated import Session
@@ -16,7 +17,6 @@ WARM_UP = 2  # requests before the first that counts: checksums, learning to pac
 ROUND = 5  # requests with a target, after which the agent has time to plan anew, and to load what is to stay
 _MOST_ROUNDS = 5  # after which plans may go on changing
 PAUSE_S = 0.2  # between rounds, at full speed
-REST_S = 0.02  # before every request that counts, of any method, as when costs are measured
 LEAST_SAMPLES = 5
 MIB = 1 << 20
 _ROUNDING_BYTES = 64
